@@ -1,0 +1,1 @@
+"""The engines, and the only files that know a vendor. Imported by the composition root alone."""
