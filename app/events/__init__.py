@@ -1,0 +1,1 @@
+"""What the clinic's other screens follow: the event model and the log's port."""

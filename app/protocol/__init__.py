@@ -1,0 +1,1 @@
+"""The wire contract ``kikitori.v1``, without I/O."""
