@@ -1,0 +1,1 @@
+"""What touches the world: stores, Redis, keys. Built by app.bootstrap alone."""

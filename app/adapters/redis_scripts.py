@@ -1,0 +1,154 @@
+"""The names of a clinic's keys in Redis, and the scripts that change them in one step.
+
+A script touches the keys of one clinic only. Their names share the hash tag ``{<clinicId>}``, hence one slot of a
+cluster. Works on Redis 6.2 and later.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tenants.clinic import ClinicId
+
+
+def session_key(clinic_id: ClinicId, session_id: str) -> str:
+    """Hash: who owns a session (``epoch``, ``task``) and how far it got (``seq``, ``base``: see ANNOUNCE)."""
+    return f"clinic:{{{clinic_id}}}:session:{session_id}"
+
+
+def pending_key(clinic_id: ClinicId, session_id: str) -> str:
+    """Sorted set: sealed finals that may not yet be in the archive, scored with their ``seq``."""
+    return f"clinic:{{{clinic_id}}}:session:{session_id}:pending"
+
+
+def log_key(clinic_id: ClinicId) -> str:
+    """Stream: the clinic's latest events, for replay. An entry's id is its cursor."""
+    return f"clinic:{{{clinic_id}}}:log"
+
+
+def events_channel(clinic_id: ClinicId) -> str:
+    """Channel: the same events as they happen, in the form that ``redis_log.parse_message`` reads."""
+    return f"clinic:{{{clinic_id}}}:events"
+
+
+def sessions_key(clinic_id: ClinicId) -> str:
+    """Sorted set of session ids, all with score 0: in the order of their names, which for a UUIDv7 is that of time."""
+    return f"clinic:{{{clinic_id}}}:sessions"
+
+
+def rows_key(clinic_id: ClinicId) -> str:
+    """Hash: session id to sealed row. Apart from the session's own hash, which expires while the row must not."""
+    return f"clinic:{{{clinic_id}}}:rows"
+
+
+def reservation_key(clinic_id: ClinicId, digest: str) -> str:
+    """What an idempotency key stands for; ``digest`` because the key itself is the caller's text."""
+    return f"clinic:{{{clinic_id}}}:idempotency:{digest}"
+
+
+INDEX_COMPLETE_KEY: Final = "kikitori:index:complete"
+"""Set once the index has been rebuilt from the archive. It is of no clinic, and goes when Redis is emptied."""
+
+_EMIT: Final = """
+local function emit(log, channel, maxlen, session, kind, seq, epoch, body)
+  local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
+  local prev = last[1] and last[1][1] or '0-0'
+  local cursor = redis.call('XADD', log, 'MAXLEN', '~', maxlen, '*',
+    'session', session, 'kind', kind, 'seq', seq, 'epoch', epoch, 'body', body)
+  local head = table.concat({cursor, prev, session, kind, seq, epoch}, ' ')
+  redis.call('PUBLISH', channel, head .. '\\n' .. body)
+end
+"""
+
+ANNOUNCE: Final = """
+local epoch, seq, task, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local known = redis.call('HGET', KEYS[1], 'epoch')
+if known and tonumber(known) > tonumber(epoch) then return false end
+local held = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. seq, '+inf', 'WITHSCORES')
+local adopted, last = {}, tonumber(seq)
+for place = 1, #held, 2 do
+  if tonumber(held[place + 1]) ~= last + 1 then break end
+  last = last + 1
+  adopted[#adopted + 1] = held[place]
+end
+local text = string.format('%.0f', last)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', seq)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. text, '+inf')
+redis.call('HSET', KEYS[1], 'epoch', epoch, 'seq', text, 'base', seq, 'task', task)
+redis.call('EXPIRE', KEYS[1], ttl)
+redis.call('EXPIRE', KEYS[2], ttl)
+return adopted
+"""
+"""KEYS session, pending; ARGV epoch, seq, task, ttl. Answers the bodies of the finals adopted, or nil: a newer epoch.
+
+``base`` keeps the announced ``seq``. What lies beyond it is here, so that a repeated commit of it is a success; a
+commit that reaches below it was never stored here, and must not be taken for a repeat.
+"""
+
+COMMIT: Final = (
+    _EMIT
+    + """
+local epoch, first, session, channel = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local maxlen, keep, ttl = ARGV[5], tonumber(ARGV[6]), ARGV[7]
+local owner = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'base')
+if not (owner[1] and owner[2] and owner[3]) then return 'unknown' end
+local owned_by, seq, base = tonumber(owner[1]), tonumber(owner[2]), tonumber(owner[3])
+if owned_by > epoch then return 'stale' end
+if owned_by < epoch or first <= base or first > seq + 1 then return 'unknown' end
+local last = first + #ARGV - 8
+for number = seq + 1, last do
+  local body = ARGV[8 + number - first]
+  local text = string.format('%.0f', number)
+  emit(KEYS[3], channel, maxlen, session, 'final', text, ARGV[1], body)
+  redis.call('ZADD', KEYS[2], text, body)
+end
+if last > seq then redis.call('HSET', KEYS[1], 'seq', string.format('%.0f', last)) end
+redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -(keep + 1))
+redis.call('EXPIRE', KEYS[1], ttl)
+redis.call('EXPIRE', KEYS[2], ttl)
+return 'committed'
+"""
+)
+"""KEYS session, pending, log; ARGV epoch, first seq, session id, channel, log length, pending length, ttl, bodies ..."""
+
+PENDING: Final = "return redis.call('ZRANGE', KEYS[1], 0, -1)"
+"""KEYS pending. Answers the bodies in order of their ``seq``."""
+
+ARCHIVED: Final = """
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('EXPIRE', KEYS[2], ARGV[2])
+return 1
+"""
+"""KEYS session, pending; ARGV seq, ttl."""
+
+APPEND: Final = (
+    _EMIT
+    + """
+emit(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], '0', '0', ARGV[5])
+return 1
+"""
+)
+"""KEYS log; ARGV channel, log length, session id, kind, body."""
+
+ROWS: Final = """
+local ids = redis.call('ZREVRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])
+local rows = {}
+for place, id in ipairs(ids) do rows[place] = redis.call('HGET', KEYS[2], id) end
+return {ids, rows}
+"""
+"""KEYS sessions, rows; ARGV newest, oldest (bounds of ZREVRANGEBYLEX), how many. Answers ids, and their rows or nil."""
+
+PUT_ROW: Final = """
+redis.call('ZADD', KEYS[1], 0, ARGV[1])
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+return 1
+"""
+"""KEYS sessions, rows; ARGV session id, row."""
+
+RESERVE: Final = """
+local known = redis.call('GET', KEYS[1])
+if ARGV[3] == '1' or not known then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+return known
+"""
+"""KEYS reservation; ARGV value, seconds, ``1`` to set it whatever stands there. Answers what stood there."""
