@@ -1,0 +1,11 @@
+"""The command line, one module a command: each has ``add_arguments(subparsers)`` and ``run(args) -> int``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001 - argparse names it nowhere else
+else:
+    Subparsers = object

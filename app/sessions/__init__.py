@@ -1,0 +1,1 @@
+"""One session: its states, its owner, its tasks; and the manager of them all."""

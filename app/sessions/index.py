@@ -1,0 +1,55 @@
+"""The port to the list of a clinic's sessions: quick, shared, and rebuilt from the archive when lost."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from app.protocol.rest import SessionItem, SessionPage, SessionStateName
+from tenants.clinic import ClinicId
+
+
+class IndexUnavailable(Exception):
+    """The index did not answer in time."""
+
+
+class SessionQuery(msgspec.Struct, frozen=True):
+    """What ``GET /v1/sessions`` asks for; times are RFC 3339 strings in UTC, compared with ``createdAt``."""
+
+    state: SessionStateName | None = None
+    created_from: str | None = None
+    created_to: str | None = None
+    title_contains: str | None = None
+    external_id: str | None = None
+    cursor: str | None = None
+    limit: int = 50
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """What an idempotency key stands for. ``session_id`` is None while the first call is in flight."""
+
+    fingerprint: str
+    session_id: str | None
+
+
+class SessionIndex(Protocol):
+    """Raises IndexUnavailable from every call when it cannot serve."""
+
+    async def put(self, item: SessionItem) -> None:
+        """Add or replace a session's row."""
+
+    async def page(self, clinic_id: ClinicId, query: SessionQuery) -> SessionPage:
+        """Matching rows, newest first, after ``cursor`` (a session id of an earlier page)."""
+
+    async def is_complete(self) -> bool:
+        """Whether the index has been rebuilt since it was last empty."""
+
+    async def mark_complete(self) -> None:
+        """The archive has been read through; ``page`` may be trusted."""
+
+    async def reserve(self, clinic_id: ClinicId, key: str, reservation: Reservation) -> Reservation | None:
+        """Set what ``key`` stands for: with ``session_id`` None only where nothing stands (for 60 s), otherwise always (24 h).
+
+        Returns what stood there, or None where nothing did.
+        """

@@ -1,0 +1,134 @@
+"""A session's parts, built from a claim: the ring with what the engine needs again, its readers, their workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from app.archive.reader import read_finals, read_samples
+from app.archive.recorder import Recorder
+from app.sessions.committer import Committer
+from app.sessions.courier import Courier, SessionNotes
+from app.sessions.deps import SessionDeps
+from app.sessions.finals import FinalsBook
+from app.sessions.ownership import Claim, confirm
+from audio.coverage import Ranges
+from audio.engine import StreamRequest
+from audio.pcm import bytes_of
+from audio.ring import RING_SAMPLES, Ring
+from audio.timeline import ordinal_of
+from audio.transcriber import Transcriber, TranscriberLimits
+from tenants.terms import SessionRef
+
+REPLAY_SAMPLES = RING_SAMPLES // 2
+"""At most so much durable audio is read back for the engine by a new owner: half the window stays open."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a session is made of. ``transcriber`` is None where the engine transcribes nothing."""
+
+    ring: Ring
+    book: FinalsBook
+    notes: SessionNotes
+    courier: Courier
+    recorder: Recorder
+    committer: Committer
+    transcriber: Transcriber | None
+
+
+async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Parts:
+    """Build the parts of the session that ``claim`` won. Nothing runs yet.
+
+    Raises:
+        StoreError, RecordCorrupt: the audio that the engine needs again cannot be read.
+    """
+    ring = await _ring_of(deps, ref, claim)
+    book = FinalsBook(epoch=claim.epoch, seq=claim.base.seq)
+    courier = Courier(deps.metrics)
+    transcriber = await _transcriber(deps, ref, claim, ring, courier)
+    inherited = Ranges.from_wire(claim.history.live).clip(claim.base.position)
+    notes = SessionNotes(book, inherited, transcriber)
+    recorder = Recorder(
+        store=deps.store,
+        ref=ref,
+        epoch=claim.epoch,
+        ring=ring,
+        reader=ring.add_reader("recorder", claim.base.position),
+        notes=notes,
+        events=courier,
+        segment_seconds=deps.limits.segment_seconds,
+        keep_audio=_keeps_audio(claim),
+        clock=deps.clock,
+        rng=deps.rng,
+    )
+
+    async def confirmed() -> None:
+        await confirm(deps.store, ref, claim.epoch)
+
+    committer = Committer(
+        log=deps.log,
+        ref=ref,
+        epoch=claim.epoch,
+        task=deps.task,
+        book=book,
+        events=courier,
+        recorder=recorder,
+        confirm=confirmed,
+    )
+    courier.committer = committer
+    return Parts(ring, book, notes, courier, recorder, committer, transcriber)
+
+
+def _keeps_audio(claim: Claim) -> bool:
+    return claim.history.session.recording == "audio+transcript"
+
+
+def _settled(claim: Claim) -> int:
+    return max([claim.history.settled, *(f.final.end for f in claim.adopted)])
+
+
+async def _ring_of(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Ring:
+    end = claim.base.position
+    if not _keeps_audio(claim) or not deps.engine.capabilities.transcribes:
+        return Ring(end)
+    start = max(min(_settled(claim), end), end - REPLAY_SAMPLES)
+    ring = Ring(start)
+    async for position, pcm in read_samples(deps.store, ref, claim.history, start, end):
+        ring.write(bytes(bytes_of(position - ring.head)))
+        ring.write(pcm)
+    return ring if ring.head == end else Ring(end)
+
+
+async def _transcriber(
+    deps: SessionDeps, ref: SessionRef, claim: Claim, ring: Ring, courier: Courier
+) -> Transcriber | None:
+    record = claim.history.session
+    if not deps.engine.capabilities.transcribes:
+        return None
+    return Transcriber(
+        engine=deps.engine,
+        request=StreamRequest(
+            language=record.language,
+            session=ref.session_id,
+            vocabulary=record.vocabulary,
+            speaker_labels=record.speaker_labels,
+        ),
+        ring=ring,
+        reader=ring.add_reader("transcriber", ring.oldest),
+        sink=courier,
+        language=record.language,
+        next_ordinal=await _next_ordinal(deps, ref, claim),
+        settled=_settled(claim),
+        clock=deps.clock,
+        rng=deps.rng,
+        limits=TranscriberLimits(end=deps.limits.end_seconds),
+        keep_audio=_keeps_audio(claim),
+    )
+
+
+async def _next_ordinal(deps: SessionDeps, ref: SessionRef, claim: Claim) -> int:
+    # Result ids stay unique over owners: they go on after the last final's.
+    last = claim.adopted
+    if not last and claim.base.seq:
+        last = await read_finals(deps.store, ref, claim.history, claim.base.seq - 1)
+    return ordinal_of(last[-1].final.id) + 1 if last else 1

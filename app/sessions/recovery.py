@@ -1,0 +1,90 @@
+"""After a start: what the archive says is put where it is quick to find, and what has no owner is watched."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from app.archive.history import History
+from app.archive.reader import load_history
+from app.archive.records import RecordCorrupt
+from app.archive.store import ObjectCorrupt, StoreUnavailable
+from app.sessions.deps import SessionDeps
+from app.sessions.index import IndexUnavailable
+from app.sessions.manager import SessionManager
+from app.sessions.state import SessionState
+from app.sessions.views import archived_item, archived_state
+from app.telemetry.logs import logger
+from tenants.clinic import parse_clinic_id
+from tenants.terms import SessionRef
+
+CHECK_SECONDS = 1.0
+
+_log = logger(__name__)
+
+
+class Recovery:
+    """Reads the archive through after a start, and again when the index was emptied. ``run`` is owned by the manager.
+
+    ``done`` is set while the index may be trusted; ``index_answers`` tells whether it did when it was last asked.
+    """
+
+    def __init__(self, deps: SessionDeps, manager: SessionManager) -> None:
+        self._deps, self._manager = deps, manager
+        self.done = asyncio.Event()
+        self.index_answers = True
+
+    async def run(self) -> None:
+        """Rebuild whenever there is need, trying again while the store or the index is away."""
+        while True:
+            try:
+                if not (self.done.is_set() and await self._deps.index.is_complete()):
+                    self.done.clear()
+                    await self._rebuild()
+                self.index_answers = True
+            except IndexUnavailable:
+                self.index_answers = False
+            except StoreUnavailable as refusal:
+                _log.warning("recovery_delayed", reason=refusal.reason)
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def _rebuild(self) -> None:
+        sessions = unfinished = 0
+        told = await self._deps.index.is_complete()
+        async for ref in self._refs():
+            owned = self._manager.owned(ref)
+            if owned is not None:
+                await self._deps.index.put(owned.item())
+                continue
+            try:
+                history = await load_history(self._deps.store, ref)
+            except (RecordCorrupt, ObjectCorrupt) as damage:
+                _log.error("session_damaged", sessionId=ref.session_id, key=damage.key)
+                continue
+            if history is not None:
+                sessions += 1
+                unfinished += self._watch(ref, history)
+                # Rows that are there may be newer than the archive: another task may own the session.
+                if not told:
+                    await self._deps.index.put(archived_item(history))
+        await self._deps.index.mark_complete()
+        self.done.set()
+        _log.info("archive_read", sessions=sessions, unfinished=unfinished)
+
+    async def _refs(self) -> AsyncIterator[SessionRef]:
+        async for clinic in self._deps.store.list("", delimiter="/"):
+            clinic_id = parse_clinic_id(clinic.key.rstrip("/"))
+            if clinic_id is None:
+                continue
+            async for session in self._deps.store.list(clinic.key, delimiter="/"):
+                yield SessionRef(clinic_id, session.key[len(clinic.key) :].rstrip("/"))
+
+    def _watch(self, ref: SessionRef, history: History) -> bool:
+        if history.finished or self._manager.owned(ref) is not None:
+            return False
+        limits = self._deps.limits
+        created = archived_state(history) is SessionState.CREATED
+        self._manager.orphans.watch_new(
+            ref, limits.created_seconds if created else limits.resume_window_seconds, history=history
+        )
+        return True
