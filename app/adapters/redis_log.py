@@ -120,9 +120,9 @@ class RedisEventLog:
             bodies: list[bytes] = await self._pending([scripts.pending_key(ref.clinic_id, ref.session_id)])
         return [self._final_of(ref, body) for body in bodies]
 
-    async def archived(self, ref: SessionRef, seq: int) -> None:
+    async def archived(self, ref: SessionRef, epoch: int, seq: int) -> None:
         async with time_limit(self._call_seconds, LogUnavailable):
-            await self._archived(_session_keys(ref), [seq, self._keep_seconds])
+            await self._archived(_session_keys(ref), [epoch, seq, self._keep_seconds])
 
     async def append(self, ref: SessionRef, kind: str, fields: dict[str, object]) -> None:
         body = self._seal(ref, msgspec.json.encode(fields))

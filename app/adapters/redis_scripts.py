@@ -115,12 +115,13 @@ PENDING: Final = "return redis.call('ZRANGE', KEYS[1], 0, -1)"
 """KEYS pending. Answers the bodies in order of their ``seq``."""
 
 ARCHIVED: Final = """
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[2])
-redis.call('EXPIRE', KEYS[2], ARGV[2])
+if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
 return 1
 """
-"""KEYS session, pending; ARGV seq, ttl."""
+"""KEYS session, pending; ARGV epoch, seq, ttl. Another epoch than the owner's changes nothing."""
 
 APPEND: Final = (
     _EMIT

@@ -127,6 +127,8 @@ class Connection:
             message = decode_server(text)
         except msgspec.DecodeError as failure:
             raise ProtocolError("the server sent a message that this client does not know") from failure
+        if message is None:
+            return
         was_ready = self._speech.ready
         self._speech.hear(message)
         if self._speech.ready and not was_ready:

@@ -81,6 +81,7 @@ class Speech:
         if message.session_id != self._session_id:
             raise ProtocolError("the server is ready for another session")
         self.outbox.resume(message.position, message.window)
+        self.progress = max(self.progress, self._so_far())
         self.resume_ticket = message.resume_ticket
         self.ready = True
 

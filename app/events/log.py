@@ -48,8 +48,8 @@ class EventLog(Protocol):
     async def pending(self, ref: SessionRef) -> list[CommittedFinal]:
         """Finals committed here and not yet known to be in the archive, in order of ``seq``."""
 
-    async def archived(self, ref: SessionRef, seq: int) -> None:
-        """Finals up to ``seq`` are in the archive: ``pending`` need not keep them."""
+    async def archived(self, ref: SessionRef, epoch: int, seq: int) -> None:
+        """Finals up to ``seq`` are in the archive: ``pending`` need not keep them. Only the owner's word counts."""
 
     async def append(self, ref: SessionRef, kind: str, fields: dict[str, object]) -> None:
         """Append an event of the session's life (``session.created`` ...) for observers."""

@@ -5,7 +5,7 @@ All positions are samples at 16 kHz since the session began.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import msgspec
 from msgspec import Meta
@@ -164,7 +164,15 @@ ServerMessage = (
     | Completed
 )
 
+SERVER_TYPES: Final = frozenset(str(kind.__struct_config__.tag) for kind in get_args(ServerMessage))
+
+
+class _Typed(msgspec.Struct):
+    type: str
+
+
 _encoder = msgspec.json.Encoder()
+_type_decoder: msgspec.json.Decoder[_Typed] = msgspec.json.Decoder(_Typed)
 _client_decoder: msgspec.json.Decoder[ClientMessage] = msgspec.json.Decoder(ClientMessage)
 _server_decoder: msgspec.json.Decoder[ServerMessage] = msgspec.json.Decoder(ServerMessage)
 
@@ -190,17 +198,22 @@ def decode_client(text: str) -> ClientMessage:
         raise MalformedMessage(
             "unknown_message", "the type must be flush, pause, stop or ping, with its fields in range"
         ) from None
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise MalformedMessage("not_json", "a text frame must be one JSON object") from None
 
 
-def decode_server(text: str | bytes) -> ServerMessage:
-    """The message in a server's text frame.
+def decode_server(text: str | bytes) -> ServerMessage | None:
+    """The message in a server's text frame, or None for one of a type that a later version added.
 
     Raises:
-        msgspec.DecodeError: it is none that this version knows.
+        msgspec.DecodeError: it is no message, or a known one with a field out of its range.
     """
-    return _server_decoder.decode(text)
+    try:
+        return _server_decoder.decode(text)
+    except msgspec.ValidationError:
+        if _type_decoder.decode(text).type in SERVER_TYPES:
+            raise
+        return None
 
 
 def partial_message(partial: Partial) -> PartialMessage:

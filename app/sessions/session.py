@@ -283,7 +283,7 @@ class Session:
             if archived == trimmed:
                 continue
             try:
-                await self._deps.log.archived(self.ref, archived)
+                await self._deps.log.archived(self.ref, self.epoch, archived)
             except LogUnavailable:
                 continue
             trimmed = archived

@@ -1,0 +1,203 @@
+"""What every event log promises, asked of Redis 7 and of the Redis 6.2 that the wheel carries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.adapters.local_keys import LocalKeys
+from app.adapters.redis_client import redis_client
+from app.adapters.redis_log import RedisEventLog
+from app.events.log import CommitOutcome, EventLog
+from audio.transcript import CommittedFinal, Final, Word
+from tenants.clinic import ClinicId
+from tenants.terms import SessionRef
+from tests.support.redis_server import RedisServer, running, wheel_program
+
+HERE = SessionRef(ClinicId("north"), "01890a5d-ac96-774b-bcce-b302099a8057")
+BESIDE = SessionRef(ClinicId("north"), "01890a5d-ac96-774b-bcce-b302099a8058")
+ELSEWHERE = SessionRef(ClinicId("south"), HERE.session_id)
+COMMITTED, STALE, UNKNOWN = CommitOutcome.COMMITTED, CommitOutcome.STALE, CommitOutcome.UNKNOWN
+
+
+@pytest.fixture(scope="module", params=["redis 7", "redis 6.2"])
+def server(request: pytest.FixtureRequest, need: Callable[[str], Path]) -> Iterator[RedisServer]:
+    program = wheel_program() if request.param == "redis 6.2" else str(need("redis-server"))
+    with running(program) as server:
+        yield server
+
+
+@pytest.fixture
+async def log(server: RedisServer) -> AsyncIterator[EventLog]:
+    client = redis_client(server.url)
+    await client.flushall()
+    # A busy machine may take longer than the 100 ms of a production owner, who has another way to commit.
+    yield RedisEventLog(client, LocalKeys(bytes(32)), commit_seconds=5.0)
+    await client.aclose()
+
+
+def finals(first: int, last: int, epoch: int = 1) -> list[CommittedFinal]:
+    return [
+        CommittedFinal(
+            seq,
+            epoch,
+            Final(
+                f"r{seq}",
+                seq * 100,
+                seq * 100 + 50,
+                f"痛い {seq}",
+                (Word("痛い", seq * 100, 9_999, 0.5),),
+                "ja-JP",
+            ),
+        )
+        for seq in range(first, last + 1)
+    ]
+
+
+async def test_nothing_is_committed_before_an_owner_is_announced(log: EventLog) -> None:
+    assert await log.commit(HERE, 1, finals(1, 1)) is UNKNOWN
+    assert await log.pending(HERE) == []
+
+
+async def test_finals_that_follow_on_are_committed_and_kept_in_order(log: EventLog) -> None:
+    assert await log.announce(HERE, 1, 0, "a") == []
+    assert await log.commit(HERE, 1, finals(1, 1)) is COMMITTED
+    assert await log.commit(HERE, 1, finals(2, 12)) is COMMITTED
+    assert await log.pending(HERE) == finals(1, 12)
+
+
+async def test_a_session_continues_from_what_was_announced(log: EventLog) -> None:
+    await log.announce(HERE, 3, 41, "a")
+    assert await log.commit(HERE, 3, finals(42, 43, 3)) is COMMITTED
+    assert await log.pending(HERE) == finals(42, 43, 3)
+
+
+async def test_a_gap_is_refused_whole(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    await log.commit(HERE, 1, finals(1, 1))
+    assert await log.commit(HERE, 1, finals(3, 4)) is UNKNOWN
+    assert await log.pending(HERE) == finals(1, 1)
+    assert await log.commit(HERE, 1, finals(2, 2)) is COMMITTED
+
+
+async def test_a_repeat_whose_first_answer_was_lost_is_a_success_and_doubles_nothing(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    await log.commit(HERE, 1, finals(1, 3))
+    assert await log.commit(HERE, 1, finals(1, 3)) is COMMITTED
+    assert await log.commit(HERE, 1, finals(2, 2)) is COMMITTED
+    assert await log.pending(HERE) == finals(1, 3)
+
+
+async def test_a_repeat_with_more_behind_it_appends_the_rest(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    await log.commit(HERE, 1, finals(1, 2))
+    assert await log.commit(HERE, 1, finals(1, 5)) is COMMITTED
+    assert await log.commit(HERE, 1, finals(6, 6)) is COMMITTED
+    assert await log.pending(HERE) == finals(1, 6)
+
+
+async def test_finals_below_the_announced_seq_were_never_committed_here(log: EventLog) -> None:
+    await log.announce(HERE, 1, 5, "a")
+    assert await log.commit(HERE, 1, finals(5, 6)) is UNKNOWN
+    assert await log.pending(HERE) == []
+
+
+async def test_a_newer_epoch_fences_the_older_one_and_adopts_its_finals(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    await log.commit(HERE, 1, finals(1, 3))
+    assert await log.announce(HERE, 2, 1, "b") == finals(2, 3)
+    assert await log.commit(HERE, 1, finals(4, 4)) is STALE
+    assert await log.commit(HERE, 1, finals(2, 3)) is STALE
+    assert await log.announce(HERE, 1, 3, "a") is None
+    assert await log.commit(HERE, 2, finals(4, 4, 2)) is COMMITTED
+    assert await log.pending(HERE) == finals(2, 3) + finals(4, 4, 2)
+
+
+async def test_an_epoch_that_was_not_announced_must_be(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    assert await log.commit(HERE, 2, finals(1, 1, 2)) is UNKNOWN
+    assert await log.announce(HERE, 2, 0, "b") == []
+    assert await log.commit(HERE, 2, finals(1, 1, 2)) is COMMITTED
+
+
+async def test_what_does_not_follow_on_what_the_archive_has_is_dropped(log: EventLog) -> None:
+    await log.announce(HERE, 1, 3, "a")
+    await log.commit(HERE, 1, finals(4, 6))
+    assert await log.announce(HERE, 2, 2, "b") == []
+    assert await log.pending(HERE) == []
+    assert await log.commit(HERE, 2, finals(3, 3, 2)) is COMMITTED
+
+
+async def test_what_the_archive_has_by_now_is_not_adopted(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    await log.commit(HERE, 1, finals(1, 4))
+    assert await log.announce(HERE, 2, 9, "b") == []
+    assert await log.pending(HERE) == []
+    assert await log.commit(HERE, 2, finals(10, 10, 2)) is COMMITTED
+
+
+async def test_an_owner_may_announce_itself_again_and_repeat_its_commit(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    await log.commit(HERE, 1, finals(1, 2))
+    assert await log.announce(HERE, 1, 1, "a") == finals(2, 2)
+    assert await log.commit(HERE, 1, finals(2, 3)) is COMMITTED
+    assert await log.pending(HERE) == finals(2, 3)
+
+
+async def test_an_owner_goes_on_after_finals_that_only_the_archive_has(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    await log.commit(HERE, 1, finals(1, 1))
+    assert await log.commit(HERE, 1, finals(4, 4)) is UNKNOWN
+    assert await log.announce(HERE, 1, 3, "a") == []
+    assert await log.commit(HERE, 1, finals(4, 4)) is COMMITTED
+
+
+async def test_what_the_archive_has_is_no_longer_pending(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    await log.commit(HERE, 1, finals(1, 5))
+    await log.archived(HERE, 1, 3)
+    assert await log.pending(HERE) == finals(4, 5)
+    await log.archived(HERE, 1, 5)
+    assert await log.pending(HERE) == []
+    assert await log.commit(HERE, 1, finals(6, 6)) is COMMITTED
+
+
+async def test_only_the_owner_says_what_the_archive_has(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    await log.commit(HERE, 1, finals(1, 2))
+    await log.announce(HERE, 2, 0, "b")
+    await log.archived(HERE, 1, 2)
+    assert await log.pending(HERE) == finals(1, 2)
+
+
+async def test_sessions_and_clinics_are_apart(log: EventLog) -> None:
+    for ref in (HERE, BESIDE, ELSEWHERE):
+        await log.announce(ref, 1, 0, "a")
+    await log.announce(BESIDE, 7, 0, "b")
+    assert await log.commit(HERE, 1, finals(1, 2)) is COMMITTED
+    assert await log.pending(BESIDE) == []
+    assert await log.pending(ELSEWHERE) == []
+    assert await log.commit(ELSEWHERE, 1, finals(1, 1)) is COMMITTED
+
+
+async def test_of_commits_made_at_once_each_seq_is_committed_once(log: EventLog) -> None:
+    await log.announce(HERE, 1, 0, "a")
+    outcomes = await asyncio.gather(*(log.commit(HERE, 1, finals(1, last)) for last in (3, 1, 5, 2, 4)))
+    assert outcomes == [COMMITTED] * 5
+    assert await log.pending(HERE) == finals(1, 5)
+
+
+@pytest.mark.parametrize("wrong", [[], finals(1, 1) + finals(3, 3), finals(1, 1, 2)])
+async def test_what_cannot_be_one_commit_is_a_mistake_of_the_caller(
+    log: EventLog, wrong: list[CommittedFinal]
+) -> None:
+    with pytest.raises(ValueError, match="commit"):
+        await log.commit(HERE, 1, wrong)
+
+
+async def test_events_of_a_sessions_life_need_no_owner(log: EventLog) -> None:
+    await log.append(HERE, "session.created", {"language": "ja-JP"})
+    assert await log.commit(HERE, 1, finals(1, 1)) is UNKNOWN
