@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import uuid6
 
@@ -12,7 +13,7 @@ from app.adapters.dev_issuer import AUDIENCE, ISSUER, DevIssuer
 from app.adapters.disk_store import DiskStore
 from app.adapters.embedded_redis import EmbeddedRedis, EmbeddedRedisBusy
 from app.adapters.file_registry import FileRegistry
-from app.adapters.local_keys import LocalKeys
+from app.adapters.local_keys import LocalKeys, MasterKeyRefused
 from app.adapters.redis_client import redis_client
 from app.adapters.redis_index import RedisSessionIndex
 from app.adapters.redis_log import RedisEventLog
@@ -46,7 +47,18 @@ def keys_of(settings: Settings) -> LocalKeys:
         MasterKeyRefused: the file is not as it must be.
     """
     master = settings.master_key_bytes
-    return LocalKeys(master) if master is not None else LocalKeys.in_folder(settings.data_dir)
+    if master is not None:
+        return LocalKeys(master)
+    if not LocalKeys.has_file(settings.data_dir) and _holds_sessions(settings.archive_path):
+        raise MasterKeyRefused(
+            f"{settings.archive_path} holds sessions, and the master key that opens them is not in {settings.data_dir}: "
+            "put the file back, or set KIKITORI_MASTER_KEY"
+        )
+    return LocalKeys.in_folder(settings.data_dir)
+
+
+def _holds_sessions(archive: Path) -> bool:
+    return archive.is_dir() and any(not entry.name.startswith(".") for entry in archive.iterdir())
 
 
 def clinic_registry(settings: Settings) -> FileRegistry:

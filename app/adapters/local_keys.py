@@ -67,6 +67,11 @@ class LocalKeys:
             _make_master_key(path, random)
         return cls(_read_master_key(path), random)
 
+    @staticmethod
+    def has_file(folder: Path) -> bool:
+        """Whether ``in_folder`` would find a master key rather than make one."""
+        return os.path.lexists(folder / MASTER_KEY_FILE)
+
     def derive(self, purpose: str) -> bytes:
         """32 bytes that belong to ``purpose`` (ticket signing, for one): always the same for the same master key."""
         return self._derived("derive", purpose)

@@ -70,6 +70,12 @@ def run(args: argparse.Namespace) -> int:
     except (ConfigError, KeysError, StoreUnavailable, *StartFailed, _PortTaken) as error:
         print(error, file=sys.stderr)
         return 1
+    except OSError as error:
+        print(
+            f"{error.filename or settings.data_dir}: {error.strerror}; KIKITORI_DATA_DIR names a folder to write to",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

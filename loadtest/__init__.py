@@ -1,0 +1,1 @@
+"""What loads and measures the server from outside."""
