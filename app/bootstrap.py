@@ -115,6 +115,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         stack.push_async_callback(redis.aclose)
         engine = engine_of(settings)
         stack.push_async_callback(engine.close)
+        beside = [engine.warm] if isinstance(engine, PocketSphinxEngine) else []
         registry, issuer = clinic_registry(settings), development_issuer(settings)
         tickets = Tickets(keys.derive(TICKET_KEY_PURPOSE), time.time)
         deps = SessionDeps(
@@ -135,7 +136,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         herald = Herald(deps.index, deps.log)
         manager = SessionManager(deps, tickets, herald)
         recovery = Recovery(deps, manager)
-        await stack.enter_async_context(manager.running(recovery.run))
+        await stack.enter_async_context(manager.running(recovery.run, *beside))
         yield Services(
             settings=settings,
             tokens=JwtVerifier(issuer, ISSUER, AUDIENCE, registry, time.time),

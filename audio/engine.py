@@ -80,6 +80,12 @@ class StreamRequest(msgspec.Struct, frozen=True):
     """An opaque name of the session, for the engine's own logs; no content."""
     vocabulary: str | None = None
     speaker_labels: bool = False
+    regions: tuple[str, ...] = ()
+    """Where the session's audio may be heard; empty: in any region that the engine has. The engine's own order of preference holds."""
+    priority: str = "normal"
+    """``high`` goes before ``normal`` while places are short."""
+    since: float = 0.0
+    """When the session began, in seconds since 1970: of two that wait the older one goes first. 0: it counts from the asking."""
 
 
 class EngineError(Exception):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from audio.hearing import Hearing
 from audio.pacing import LagGuard
+from audio.pcm import SAMPLE_RATE
 from audio.ring import Reader, Ring
 
 Gap = tuple[int, int]
@@ -25,17 +26,19 @@ class Feed:
         lag: int,
         margin: int,
         may_let_go: bool,
+        grace: int = SAMPLE_RATE,
     ) -> None:
         """``lag``: with more samples than these waiting, a slow engine loses its hold, if it may at all (``may_let_go``).
 
         ``margin``: samples after the oldest one where feeding goes on when the writer has overtaken it.
+        ``grace``: how many samples behind real time make an engine slow.
         """
         self._ring = ring
         self._reader = reader
         self._clock = clock
         self._margin = margin
         self._may_let_go = may_let_go
-        self._guard = LagGuard(lag)
+        self._guard = LagGuard(lag, grace)
         self._furthest = reader.position
 
     @property

@@ -23,7 +23,7 @@ __all__ = ["Transcriber", "TranscriberLimits", "TranscriberSink"]
 
 
 class TranscriberLimits(msgspec.Struct, frozen=True):
-    """Seconds, but for the last three, which are samples.
+    """Seconds, but for the last four, which are samples.
 
     Attributes:
         end: how long the rest may take once no audio follows.
@@ -35,6 +35,8 @@ class TranscriberLimits(msgspec.Struct, frozen=True):
         backoff: between streams.
         piece: the most that is sent at once.
         lag: half a ring; while more than this waits, an engine slower than real time is let go of.
+        grace: so far behind real time is slower than real time: a busy machine's engine pauses for a second, and ``lag`` and
+            this are less than a ring, so that the window of a speaker in real time never closes for it.
         margin: how far after the oldest sample hearing goes on when the writer has overtaken it.
     """
 
@@ -47,6 +49,7 @@ class TranscriberLimits(msgspec.Struct, frozen=True):
     backoff: BackoffLimits = BackoffLimits()
     piece: int = SAMPLE_RATE // 5
     lag: int = RING_SAMPLES // 2
+    grace: int = 4 * SAMPLE_RATE
     margin: int = SAMPLE_RATE
 
 
@@ -92,6 +95,7 @@ class Transcriber:
             lag=self._limits.lag,
             margin=self._limits.margin,
             may_let_go=keep_audio,
+            grace=self._limits.grace,
         )
         self._flushes: Final = Flushes()
         self._backoff: Final = Backoff(rng, self._limits.backoff)

@@ -10,12 +10,14 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from audio.engine import (
     EngineCapabilities,
+    EngineError,
     EngineEvent,
     EngineStream,
     Flushed,
@@ -241,6 +243,12 @@ class PocketSphinxEngine:
             await stream.close()
             raise
         return stream
+
+    async def warm(self) -> None:
+        """Start a process before anybody needs it: loading its model takes a second or more. Failing does no harm."""
+        with suppress(EngineError):
+            stream = await self.open(StreamRequest(language="en-US", session="warm-up"))
+            await stream.close()
 
     def has_room(self) -> bool:
         return not self._closed and not self._places.locked()

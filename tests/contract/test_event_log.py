@@ -1,4 +1,4 @@
-"""What every event log promises, asked of Redis 7 and of the Redis 6.2 that the wheel carries."""
+"""What every event log promises, asked of Redis 7, of the Redis 6.2 that the wheel carries, and of the tests' own."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from app.events.log import CommitOutcome, EventLog
 from audio.transcript import CommittedFinal, Final, Word
 from tenants.clinic import ClinicId
 from tenants.terms import SessionRef
+from tests.support.memory_log import MemoryLog
 from tests.support.redis_server import RedisServer, running, wheel_program
 
 HERE = SessionRef(ClinicId("north"), "01890a5d-ac96-774b-bcce-b302099a8057")
@@ -23,15 +24,21 @@ ELSEWHERE = SessionRef(ClinicId("south"), HERE.session_id)
 COMMITTED, STALE, UNKNOWN = CommitOutcome.COMMITTED, CommitOutcome.STALE, CommitOutcome.UNKNOWN
 
 
-@pytest.fixture(scope="module", params=["redis 7", "redis 6.2"])
-def server(request: pytest.FixtureRequest, need: Callable[[str], Path]) -> Iterator[RedisServer]:
+@pytest.fixture(scope="module", params=["redis 7", "redis 6.2", "memory"])
+def server(request: pytest.FixtureRequest, need: Callable[[str], Path]) -> Iterator[RedisServer | None]:
+    if request.param == "memory":
+        yield None
+        return
     program = wheel_program() if request.param == "redis 6.2" else str(need("redis-server"))
     with running(program) as server:
         yield server
 
 
 @pytest.fixture
-async def log(server: RedisServer) -> AsyncIterator[EventLog]:
+async def log(server: RedisServer | None) -> AsyncIterator[EventLog]:
+    if server is None:
+        yield MemoryLog()
+        return
     client = redis_client(server.url)
     await client.flushall()
     # A busy machine may take longer than the 100 ms of a production owner, who has another way to commit.

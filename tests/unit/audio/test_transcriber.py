@@ -319,7 +319,7 @@ def test_a_stall_shorter_than_the_ring_loses_nothing() -> None:
         async def story() -> None:
             async with asyncio.TaskGroup() as tasks:
                 speaking = tasks.create_task(session.speak(TALK * 2))
-                await asyncio.sleep(15)
+                await asyncio.sleep(19)
                 assert not session.reader.holds
                 engine.go_on()
                 await speaking
