@@ -18,7 +18,7 @@ from app.adapters.redis_client import redis_client
 from app.adapters.redis_index import RedisSessionIndex
 from app.adapters.redis_log import RedisEventLog
 from app.adapters.redis_process import RedisStartFailed
-from app.archive.store import Store
+from app.archive.store import Store, StoreUnavailable
 from app.auth.tickets import Tickets
 from app.auth.tokens import JwtVerifier
 from app.config import Settings
@@ -59,6 +59,43 @@ def keys_of(settings: Settings) -> LocalKeys:
 
 def _holds_sessions(archive: Path) -> bool:
     return archive.is_dir() and any(not entry.name.startswith(".") for entry in archive.iterdir())
+
+
+def clinic_registry(settings: Settings) -> FileRegistry:
+    """The register of clinics."""
+    return FileRegistry(settings.clinics_path)
+
+
+def development_issuer(settings: Settings) -> DevIssuer:
+    """The issuer of the data folder, made where there is none.
+
+    Raises:
+        ConfigError: its key cannot be made or read.
+    """
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    return DevIssuer.open(settings.data_dir)
+
+
+def engine_of(settings: Settings) -> Engine:
+    """The engine that the settings name; nothing is started yet."""
+    if settings.engine == "null":
+        return NullEngine()
+    return PocketSphinxEngine(settings.pocketsphinx_workers)
+
+
+@asynccontextmanager
+async def archive(settings: Settings) -> AsyncIterator[Store]:
+    """The archive that is there, for commands that read it; makes nothing.
+
+    Raises:
+        MasterKeyRefused, StoreUnavailable: see there; also where there is no archive or no key to it.
+    """
+    if not settings.archive_path.is_dir():
+        raise StoreUnavailable(str(settings.archive_path), "there is no archive; KIKITORI_DATA_DIR says where it is")
+    if settings.master_key is None and not LocalKeys.has_file(settings.data_dir):
+        raise MasterKeyRefused(f"{settings.data_dir} holds no master key; KIKITORI_DATA_DIR says where it is")
+    async with DiskStore(settings.archive_path, keys_of(settings)) as store:
+        yield store
 
 
 def clinic_registry(settings: Settings) -> FileRegistry:

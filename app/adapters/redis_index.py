@@ -92,12 +92,17 @@ class RedisSessionIndex:
         async with time_limit(self._call_seconds, IndexUnavailable):
             await self._client.set(scripts.INDEX_COMPLETE_KEY, 1)
 
-    async def reserve(self, clinic_id: ClinicId, key: str, reservation: Reservation) -> Reservation | None:
-        always = reservation.session_id is not None
+    async def reserve(
+        self, clinic_id: ClinicId, key: str, reservation: Reservation | None
+    ) -> Reservation | None:
         name = scripts.reservation_key(clinic_id, hashlib.sha256(key.encode()).hexdigest())
-        seconds = RESERVED_SECONDS if always else IN_FLIGHT_SECONDS
         async with time_limit(self._call_seconds, IndexUnavailable):
-            known = await self._reserve([name], [msgspec.json.encode(reservation), seconds, int(always)])
+            if reservation is None:
+                known = await self._client.getdel(name)
+            else:
+                always = reservation.session_id is not None
+                seconds = RESERVED_SECONDS if always else IN_FLIGHT_SECONDS
+                known = await self._reserve([name], [msgspec.json.encode(reservation), seconds, int(always)])
         return msgspec.json.decode(known, type=Reservation) if known else None
 
     async def _batch(

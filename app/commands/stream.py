@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     except (ConfigError, CodecError, RegistryUnavailable) as error:
         print(error, file=sys.stderr)
     except OSError as error:
-        print(f"{args.file}: {error.strerror or type(error).__name__}", file=sys.stderr)
+        print(f"{error.filename or args.file}: {error.strerror or type(error).__name__}", file=sys.stderr)
     except ClientError as error:
         print(_explained(error), file=sys.stderr)
         return 1

@@ -11,7 +11,7 @@ from typing import Final
 
 from app.auth.principal import Scope
 from app.bootstrap import clinic_registry, development_issuer
-from app.commands import Subparsers
+from app.commands import Subparsers, folder_refused
 from app.config import ConfigError, from_environment
 from tenants.clinic import Clinic, ClinicId, parse_clinic_id
 from tenants.registry import RegistryUnavailable
@@ -48,7 +48,7 @@ def add_arguments(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the token; 2 for wrong settings, 1 when the register of clinics cannot be written."""
+    """Print the token; 2 for wrong settings, 1 when the data folder or the register of clinics cannot be written."""
     try:
         settings = from_environment()
         issuer = development_issuer(settings)
@@ -56,6 +56,9 @@ def run(args: argparse.Namespace) -> int:
     except (ConfigError, RegistryUnavailable) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        print(folder_refused(error), file=sys.stderr)
+        return 1
     scopes = sorted({scope for group in args.scope or [_DEFAULT_SCOPES] for scope in group})
     print(issuer.mint(args.sub, args.clinic, scopes, now=time.time(), lifetime_seconds=args.expires))
     return 0

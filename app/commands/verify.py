@@ -10,7 +10,7 @@ from app.archive.records import RecordCorrupt
 from app.archive.store import StoreError
 from app.archive.verify import Verdict, verify
 from app.bootstrap import archive
-from app.commands import Subparsers
+from app.commands import Subparsers, folder_refused
 from app.config import ConfigError, Settings, from_environment
 from audio.coverage import Ranges
 from audio.pcm import seconds_of
@@ -39,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
         return 2
     except (StoreError, RecordCorrupt, KeysError) as error:
         print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(folder_refused(error), file=sys.stderr)
         return 1
     if verdict is None:
         print("there is no such session in this archive", file=sys.stderr)

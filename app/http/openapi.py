@@ -170,7 +170,7 @@ def _socket(name: str, summary: str, parameters: list[Json]) -> Json:
         "parameters": parameters,
         "responses": {
             "101": {"description": "Switching Protocols, with the subprotocol kikitori.v1"},
-            **_problems([401, 403, 404, 409, 426, 429, 503]),
+            **_problems([400, 401, 403, 404, 409, 426, 429, 503]),
         },
         "security": [{}, {"bearer": []}],
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from app.archive.history import History
 from app.archive.reader import load_history
 from app.archive.records import SessionRecord, encode_record, session_key
-from app.archive.store import StoreUnavailable
+from app.archive.store import StoreError, StoreUnavailable
 from app.auth.principal import Forbidden, Principal, Scope
 from app.auth.tickets import IssuedTicket, Tickets
 from app.protocol.rest import CreateSession, Role, SessionItem
@@ -88,7 +89,13 @@ class Desk:
         held = await self._deps.index.reserve(principal.clinic_id, key, Reservation(fingerprint, None))
         if held is not None:
             return await self._repeat(principal, held, fingerprint)
-        admission = await self._create(principal, request)
+        try:
+            admission = await self._create(principal, request)
+        except (StoreError, Busy):
+            # Nothing was promised: the next call with this key is a first one again.
+            with suppress(IndexUnavailable):
+                await self._deps.index.reserve(principal.clinic_id, key, None)
+            raise
         done = Reservation(fingerprint, admission.item.session_id)
         await self._deps.index.reserve(principal.clinic_id, key, done)
         return admission

@@ -48,8 +48,10 @@ class SessionIndex(Protocol):
     async def mark_complete(self) -> None:
         """The archive has been read through; ``page`` may be trusted."""
 
-    async def reserve(self, clinic_id: ClinicId, key: str, reservation: Reservation) -> Reservation | None:
+    async def reserve(
+        self, clinic_id: ClinicId, key: str, reservation: Reservation | None
+    ) -> Reservation | None:
         """Set what ``key`` stands for: with ``session_id`` None only where nothing stands (for 60 s), otherwise always (24 h).
 
-        Returns what stood there, or None where nothing did.
+        None forgets it. Returns what stood there, or None where nothing did.
         """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -24,6 +24,7 @@ from audio.pcm import SAMPLE_BYTES
 from tenants.terms import is_session_id
 
 AFTER_MAX: Final = 2**53
+_DIGITS: Final = re.compile(r"[0-9]{1,16}")
 
 _log = logger(__name__)
 
@@ -145,9 +146,8 @@ async def _ticket(scope: Scope, services: Services) -> Ticket:
 
 def _after(scope: Mapping[str, Any]) -> int:
     values = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("after", ["0"])
-    with contextlib.suppress(ValueError):
-        if len(values) == 1 and 0 <= int(values[0]) <= AFTER_MAX:
-            return int(values[0])
+    if len(values) == 1 and _DIGITS.fullmatch(values[0]) and int(values[0]) <= AFTER_MAX:
+        return int(values[0])
     raise refused(400, "bad_after", "after is the seq of the last final you have, a whole number")
 
 

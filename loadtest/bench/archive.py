@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from app.bootstrap import archive
+from app.bootstrap import archive, keys_of
 from app.config import load
 from audio.codec import FlacEncoder, FlacReader
 from audio.pcm import SAMPLE_RATE
@@ -23,7 +23,10 @@ MINUTES = 2
 
 async def _segments(folder: Path) -> None:
     walls = []
-    async with archive(load({"KIKITORI_DATA_DIR": str(folder)})) as store:
+    settings = load({"KIKITORI_DATA_DIR": str(folder)})
+    keys_of(settings)
+    settings.archive_path.mkdir()
+    async with archive(settings) as store:
         cpu = time.process_time()
         for number in range(PUTS):
             began = time.perf_counter()

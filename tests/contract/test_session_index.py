@@ -170,6 +170,13 @@ async def test_an_index_is_complete_once_it_is_said_to_be(index: SessionIndex) -
     assert await index.is_complete()
 
 
+async def test_a_key_that_is_forgotten_can_be_reserved_anew(index: SessionIndex) -> None:
+    assert await index.reserve(NORTH, "k", None) is None
+    await index.reserve(NORTH, "k", Reservation("abc", None))
+    assert await index.reserve(NORTH, "k", None) == Reservation("abc", None)
+    assert await index.reserve(NORTH, "k", Reservation("xyz", None)) is None
+
+
 async def test_the_first_call_with_a_key_reserves_it(index: SessionIndex) -> None:
     assert await index.reserve(NORTH, "k", Reservation("abc", None)) is None
     assert await index.reserve(NORTH, "k", Reservation("abc", None)) == Reservation("abc", None)
