@@ -91,42 +91,11 @@ async def archive(settings: Settings) -> AsyncIterator[Store]:
         MasterKeyRefused, StoreUnavailable: see there; also where there is no archive or no key to it.
     """
     if not settings.archive_path.is_dir():
-        raise StoreUnavailable(str(settings.archive_path), "there is no archive; KIKITORI_DATA_DIR says where it is")
+        raise StoreUnavailable(
+            str(settings.archive_path), "there is no archive; KIKITORI_DATA_DIR says where it is"
+        )
     if settings.master_key is None and not LocalKeys.has_file(settings.data_dir):
         raise MasterKeyRefused(f"{settings.data_dir} holds no master key; KIKITORI_DATA_DIR says where it is")
-    async with DiskStore(settings.archive_path, keys_of(settings)) as store:
-        yield store
-
-
-def clinic_registry(settings: Settings) -> FileRegistry:
-    """The register of clinics."""
-    return FileRegistry(settings.clinics_path)
-
-
-def development_issuer(settings: Settings) -> DevIssuer:
-    """The issuer of the data folder, made where there is none.
-
-    Raises:
-        ConfigError: its key cannot be made or read.
-    """
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    return DevIssuer.open(settings.data_dir)
-
-
-def engine_of(settings: Settings) -> Engine:
-    """The engine that the settings name; nothing is started yet."""
-    if settings.engine == "null":
-        return NullEngine()
-    return PocketSphinxEngine(settings.pocketsphinx_workers)
-
-
-@asynccontextmanager
-async def archive(settings: Settings) -> AsyncIterator[Store]:
-    """The archive alone, for commands that read it.
-
-    Raises:
-        MasterKeyRefused, StoreUnavailable: see there.
-    """
     async with DiskStore(settings.archive_path, keys_of(settings)) as store:
         yield store
 
