@@ -56,7 +56,8 @@ def _demonstrate(url: str, environment: dict[str, str], folder: Path) -> int:
         (*APP, "stream", str(SAMPLE), "--url", url, pace),
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert stream.stdout is not None and stream.stderr is not None
+    assert stream.stdout is not None
+    assert stream.stderr is not None
     captions = []
     for line in stream.stdout:
         print(line, end="", flush=True)

@@ -126,8 +126,5 @@ class ServerProcess:
 
 def log_lines(text: str) -> list[dict[str, object]]:
     """Log lines as objects; what is no JSON line is left out."""
-    lines = []
-    for line in text.splitlines():
-        if line.startswith("{"):
-            lines.append(msgspec.json.decode(line.encode(), type=dict[str, object]))
-    return lines
+    decode = msgspec.json.Decoder(dict[str, object]).decode
+    return [decode(line) for line in text.splitlines() if line.startswith("{")]
