@@ -28,9 +28,16 @@ from app.archive.records import (
     parse_segment_name,
     transcript_name,
 )
-from app.archive.store import ObjectCorrupt, ObjectExists, ObjectMissing, Store, VersionConflict
+from app.archive.store import (
+    ObjectCorrupt,
+    ObjectMissing,
+    Store,
+    StoreError,
+    StoreUnavailable,
+    Version,
+)
 from app.telemetry.logs import logger
-from audio.codec import FlacEncoder, FlacReader
+from audio.codec import CodecError, FlacEncoder, FlacReader
 from audio.coverage import Coverage, Ranges
 from audio.pcm import SAMPLE_RATE, bytes_of, samples_of
 from audio.transcript import CommittedFinal
@@ -55,14 +62,6 @@ class _Source:
     history: History
     pieces: Sequence[Piece]
     missing: Ranges = field(default_factory=Ranges)
-
-    @property
-    def end(self) -> int:
-        return max([p.end for p in self.pieces], default=self._finished_before())
-
-    def _finished_before(self) -> int:
-        manifest = self.history.manifest
-        return manifest.samples if manifest is not None and manifest.audio is not None else 0
 
     async def blocks(self) -> AsyncIterator[memoryview]:
         """PCM in order, without gaps; what cannot be read comes as zeros and is noted as missing."""
@@ -93,15 +92,15 @@ class _Source:
             yield pcm[bytes_of(start - piece.start) :]
 
     async def _finished_audio(self) -> AsyncIterator[memoryview]:
-        manifest = self.history.manifest
+        manifest, samples = self.history.manifest, self.history.finished_samples
         if manifest is None or manifest.audio is None:
             return
-        for start, end in manifest.coverage.get("missing", []):
+        for start, end in Ranges.from_wire(manifest.coverage.get("missing", [])).clip(samples):
             self.missing.add(start, end)
         stored = await self.store.read(folder(self.ref) + manifest.audio.name)
         reader = await asyncio.to_thread(FlacReader, io.BytesIO(stored.data))
-        for at in range(0, manifest.samples, BLOCK_SAMPLES):
-            count = min(BLOCK_SAMPLES, manifest.samples - at)
+        for at in range(0, samples, BLOCK_SAMPLES):
+            count = min(BLOCK_SAMPLES, samples - at)
             yield memoryview(await asyncio.to_thread(reader.read, at, count))
 
 
@@ -177,24 +176,41 @@ async def finish(store: Store, order: Finish) -> Manifest:
     Raises:
         FinishLost: see there.
         StoreUnavailable: try again, under a newer epoch or this one.
+        StoreError, CodecError: what is left of the session is damaged; nothing was deleted.
+    """
+    while True:
+        found = await read_manifest(store, order.ref)
+        if found is not None and found[0].epoch > order.epoch:
+            raise FinishLost
+        if found is not None and found[0].epoch == order.epoch:
+            await clean_up(store, order.ref, found[0])
+            return found[0]
+        try:
+            await _attempt(store, order, found)
+        except (StoreError, CodecError) as failure:
+            # An older epoch that finishes late takes away what is read here: then its manifest is what to begin from.
+            if isinstance(failure, StoreUnavailable) or await read_manifest(store, order.ref) == found:
+                raise
+
+
+async def _attempt(store: Store, order: Finish, found: tuple[Manifest, Version] | None) -> None:
+    """Everything but cleaning up. ``found`` is the manifest to replace, read before anything else.
+
+    Raises:
+        FinishLost: see there.
+        StoreError, CodecError: it may have happened all the same; the manifest tells.
     """
     history = await load_history(store, order.ref)
-    if history is None:
+    if history is None or (history.based is not None and history.based.epoch > order.epoch):
         raise FinishLost
-    await _forget_own_attempt(store, order)
-    manifest = await _build(store, order, history)
-    await _put_manifest(store, order, manifest)
-    await clean_up(store, order.ref, manifest)
-    return manifest
-
-
-async def _forget_own_attempt(store: Store, order: Finish) -> None:
     # An earlier attempt of this very epoch may have left objects that no manifest names: they would be in the way.
-    found = await read_manifest(store, order.ref)
-    if found is not None and found[0].epoch >= order.epoch:
-        raise FinishLost
     for name in (audio_name(order.epoch), transcript_name(order.epoch)):
         await store.delete(folder(order.ref) + name)
+    manifest = encode_record(await _build(store, order, history))
+    if found is None:
+        await store.create(manifest_key(order.ref), manifest)
+    else:
+        await store.replace(manifest_key(order.ref), manifest, found[1])
 
 
 async def _build(store: Store, order: Finish, history: History) -> Manifest:
@@ -244,29 +260,27 @@ async def _put_transcript(store: Store, order: Finish, history: History, samples
     return ManifestObject(name, len(data), hashlib.sha256(data).hexdigest())
 
 
-async def _put_manifest(store: Store, order: Finish, manifest: Manifest) -> None:
-    key = manifest_key(order.ref)
-    found = await read_manifest(store, order.ref)
-    try:
-        if found is None:
-            await store.create(key, encode_record(manifest))
-        elif found[0].epoch < order.epoch:
-            await store.replace(key, encode_record(manifest), found[1])
-        else:
-            raise FinishLost
-    except (ObjectExists, VersionConflict):
-        raise FinishLost from None
-
-
 async def clean_up(store: Store, ref: SessionRef, manifest: Manifest) -> None:
     """Delete what ``manifest`` replaces: segments and finals up to its epoch, and audio and transcripts it does not name."""
-    named = {o.name for o in (manifest.audio, manifest.transcript) if o is not None}
     for name in await list_names(store, ref):
         part = parse_segment_name(name) or parse_finals_name(name)
-        replaced = part is not None and part[1] <= manifest.epoch
-        unnamed = name.startswith(("audio-", "transcript-")) and name not in named
-        if replaced or (unnamed and _epoch_in(name) <= manifest.epoch):
+        if (part is not None and part[1] <= manifest.epoch) or _is_unnamed(name, manifest):
             await store.delete(folder(ref) + name)
+
+
+def is_cleaned_up(history: History) -> bool:
+    """Whether nothing is left of what the manifest replaces; otherwise its finisher died before it was through."""
+    manifest, listing = history.manifest, history.listing
+    if manifest is None:
+        return True
+    parts = any(epoch <= manifest.epoch for _, epoch in (*listing.segments, *listing.finals))
+    return not parts and not any(_is_unnamed(name, manifest) for name in listing.others)
+
+
+def _is_unnamed(name: str, manifest: Manifest) -> bool:
+    named = {stored.name for stored in (manifest.audio, manifest.transcript) if stored is not None}
+    made = name.startswith(("audio-", "transcript-")) and name not in named
+    return made and _epoch_in(name) <= manifest.epoch
 
 
 def _epoch_in(name: str) -> int:

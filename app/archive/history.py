@@ -171,6 +171,14 @@ class History:
         return max((e.serial for e in self.epochs if e.base is not None), default=0)
 
     @property
+    def finished_samples(self) -> int:
+        """How much of the audio that the manifest names still counts, from the session's beginning; 0 where it names none."""
+        if self.manifest is None or self.manifest.audio is None:
+            return 0
+        cut = self.fence.cut_position(self.manifest.epoch)
+        return self.manifest.samples if cut is None else min(self.manifest.samples, cut)
+
+    @property
     def finished(self) -> bool:
         """Whether the manifest has the last word."""
         if self.manifest is None:

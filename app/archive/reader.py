@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 
 from app.archive.history import History, Listing, Piece, merge_finals, newest_note, pieces_of
@@ -33,6 +34,9 @@ from tenants.terms import SessionRef
 
 PARALLEL_READS = 8
 """Objects read at once for one session."""
+
+ATTEMPTS = 3
+"""How often a session is read whose objects go while it is read: finishing deletes what the manifest replaces."""
 
 
 async def list_names(store: Store, ref: SessionRef, under: str = "") -> list[str]:
@@ -100,6 +104,13 @@ async def load_history(store: Store, ref: SessionRef) -> History | None:
     Raises:
         StoreError, RecordCorrupt: see there.
     """
+    for _ in range(ATTEMPTS - 1):
+        with suppress(ObjectMissing):
+            return await _load_history(store, ref)
+    return await _load_history(store, ref)
+
+
+async def _load_history(store: Store, ref: SessionRef) -> History | None:
     session = await read_session(store, ref)
     if session is None:
         return None

@@ -126,8 +126,7 @@ class Recorder:
         """Write segments until cancelled; a put under way at a cancel is whole in the archive or not there."""
         while True:
             await self._until_due()
-            while self._due():
-                await self._write_next()
+            await self._write_next()
             async with self._written:
                 self._written.notify_all()
 
@@ -175,7 +174,8 @@ class Recorder:
             self.durable = max(self.durable, finals[-1].final.end)
         if finals:
             self._notes.mark_archived(finals[-1].seq)
-        self._since = self._clock() if self._lag() else None
+        # Finals that came while this was written have told nobody: they must not wait for more audio.
+        self._since = self._clock() if self._lag() or self._notes.unarchived() else None
         self._events.on_durable(self.durable, self._clock() - started)
 
     def _segment(self, end: int, finals: list[CommittedFinal]) -> tuple[str, bytes]:

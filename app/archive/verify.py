@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -28,6 +29,8 @@ from audio.transcript import CommittedFinal
 from tenants.terms import SessionRef
 
 BLOCK_SAMPLES = 60 * SAMPLE_RATE
+
+_T = TypeVar("_T")
 
 
 class Verdict(msgspec.Struct):
@@ -64,10 +67,11 @@ async def _verify_finished(store: Store, ref: SessionRef, manifest: Manifest) ->
         if stored is manifest.audio:
             faults += await asyncio.to_thread(_audio_faults, manifest, data)
         else:
-            transcript = decode_record(stored.name, data, TranscriptRecord)
-            faults += _finals_faults(transcript.finals, manifest.finals)
+            faults += _transcript_faults(stored.name, data, manifest.finals)
     if manifest.samples and manifest.audio is None and manifest.audio_sha256 is not None:
         faults.append("the manifest names no audio")
+    if manifest.transcript is None:
+        faults.append("the manifest names no transcript")
     try:
         coverage = Coverage.from_wire(manifest.coverage)
         coverage.check(manifest.samples, keeps_audio=manifest.audio_sha256 is not None)
@@ -111,6 +115,14 @@ def _audio_faults(manifest: Manifest, flac: bytes) -> list[str]:
     return faults
 
 
+def _transcript_faults(name: str, data: bytes, expected: int) -> list[str]:
+    try:
+        transcript = decode_record(name, data, TranscriptRecord)
+    except RecordCorrupt as error:
+        return [str(error)]
+    return _finals_faults(transcript.finals, expected)
+
+
 def _finals_faults(finals: Sequence[CommittedFinal], expected: int) -> list[str]:
     faults = []
     if [f.seq for f in finals] != list(range(1, expected + 1)):
@@ -125,20 +137,33 @@ def _finals_faults(finals: Sequence[CommittedFinal], expected: int) -> list[str]
 
 async def _verify_unfinished(store: Store, ref: SessionRef, history: History) -> Verdict:
     faults: list[str] = []
-    archived, at = Ranges(), 0
-    finished = history.manifest
-    if finished is not None:
-        archived, at = Ranges.from_wire(finished.coverage["archived"]), finished.samples
-    try:
-        for piece in await read_pieces(store, ref, history, at):
-            await read_piece(store, ref, piece)
-            archived.add(max(at, piece.start), piece.end)
-    except (ObjectMissing, ObjectCorrupt, RecordCorrupt) as error:
-        faults.append(str(error))
-    finals = await read_finals(store, ref, history)
+    before = history.finished_samples
+    archived = _archived_before(history)
+    known = Ranges([(0, before)] if before else []).subtract(archived)
+    pieces = await _read_or_fault(read_pieces(store, ref, history, before), faults) or []
+    for piece in pieces:
+        if await _read_or_fault(read_piece(store, ref, piece), faults) is not None:
+            archived.add(max(before, piece.start), piece.end)
+    finals = await _read_or_fault(read_finals(store, ref, history), faults) or []
     faults += _finals_faults(finals, history.seq)
     end = history.end if history.session.recording == "audio+transcript" else 0
     missing = Ranges([(0, end)] if end else []).subtract(archived)
+    # Segments are written one after the other: what nobody has told to be missing was there.
+    faults += [f"no segment holds the samples {first} to {last}" for first, last in missing.subtract(known)]
     coverage = Coverage(archived=archived, live=Ranges.from_wire(history.live).clip(end), missing=missing)
     wire = {name: [(start, stop) for start, stop in pairs] for name, pairs in coverage.to_wire().items()}
     return Verdict(False, history.end, len(finals), coverage.fraction_archived(), wire, faults)
+
+
+def _archived_before(history: History) -> Ranges:
+    if history.manifest is None:
+        return Ranges()
+    return Ranges.from_wire(history.manifest.coverage["archived"]).clip(history.finished_samples)
+
+
+async def _read_or_fault(reading: Awaitable[_T], faults: list[str]) -> _T | None:
+    try:
+        return await reading
+    except (ObjectMissing, ObjectCorrupt, RecordCorrupt) as error:
+        faults.append(str(error))
+        return None

@@ -149,7 +149,7 @@ class Desk:
         clinic = await self._registry.find(principal.clinic_id)
         if clinic is not None and clinic.languages and request.language not in clinic.languages:
             raise Unprocessable("language_not_available", f"this clinic uses: {', '.join(clinic.languages)}")
-        if request.vocabulary is not None:
+        if request.vocabulary is not None and not engine.vocabularies:
             raise Unprocessable("vocabulary_not_available", f"the engine {engine.name} has no vocabularies")
         if request.consent is not None and not request.consent.given:
             raise Unprocessable("consent_missing", "the patient's consent is recorded as not given")
@@ -168,6 +168,7 @@ class Desk:
         if history is None:
             raise StoreUnavailable(session_key(ref), "was written and cannot be read")
         item = archived_item(history)
+        self._manager.orphans.watch(ref, self._deps.limits.created_seconds, history=history)
         try:
             await self._deps.index.put(item)
         except IndexUnavailable:
@@ -175,7 +176,6 @@ class Desk:
                 "index_unavailable", "new sessions wait until Redis answers; try again", RETRY_AFTER_SECONDS
             ) from None
         self._herald.tell(item)
-        self._manager.orphans.watch(ref, self._deps.limits.created_seconds, history=history)
         return Admission(item, self._issue(principal, ref, "speaker", 0))
 
     async def _repeat(self, principal: Principal, held: Reservation, fingerprint: str) -> Admission:

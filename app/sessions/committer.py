@@ -45,7 +45,8 @@ class Committer:
 
     Args:
         recorder: carries committed finals, and commits by making them durable while the log is away.
-        confirm: raises Fenced when the archive holds a newer epoch.
+        confirm: raises Fenced when the archive holds a newer epoch; returns when it is known that it does not.
+        announced: see ``Claim``.
 
     The queue is bounded by the audio that the session's window lets in.
     """
@@ -61,9 +62,11 @@ class Committer:
         events: CommitterEvents,
         recorder: Carrier,
         confirm: Callable[[], Awaitable[None]],
+        announced: bool = True,
     ) -> None:
         self._log, self._ref, self._epoch, self._task = log, ref, epoch, task
         self._book, self._events, self._recorder, self._confirm = book, events, recorder, confirm
+        self._announced = announced
         self._waiting: list[Final] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -98,7 +101,9 @@ class Committer:
 
     async def _commit(self, batch: list[CommittedFinal]) -> None:
         try:
-            outcome = await self._log.commit(self._ref, self._epoch, batch)
+            outcome = CommitOutcome.UNKNOWN
+            if self._announced:
+                outcome = await self._log.commit(self._ref, self._epoch, batch)
             if outcome is CommitOutcome.UNKNOWN:
                 outcome = await self._reannounce(batch)
         except LogUnavailable:
@@ -114,6 +119,15 @@ class Committer:
     async def _reannounce(self, batch: list[CommittedFinal]) -> CommitOutcome:
         # The log was emptied, or missed what went to the archive. Whether it may be told again is the archive's to say.
         await self._confirm()
-        if await self._log.announce(self._ref, self._epoch, self._book.numbered, self._task) is None:
+        held = await self._announce(self._book.numbered)
+        if held and held[-1].epoch != self._epoch:
+            # An older owner's, whom nobody could ask for them when this one came: they are not the session's any more.
+            await self._announce(held[-1].seq)
+            held = await self._announce(self._book.numbered)
+        if held is None:
             return CommitOutcome.STALE
+        self._announced = True
         return await self._log.commit(self._ref, self._epoch, batch)
+
+    async def _announce(self, seq: int) -> list[CommittedFinal] | None:
+        return await self._log.announce(self._ref, self._epoch, seq, self._task)

@@ -27,9 +27,9 @@ class Courier:
 
     committer: Committer
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, durable: int = 0) -> None:
         self._metrics = metrics
-        self._durable = 0
+        self._durable = durable
         self.link: Link | None = None
         self.stored = asyncio.Event()
 

@@ -12,6 +12,7 @@ from app.events.log import EventLog
 from app.sessions.index import SessionIndex
 from app.telemetry.metrics import Metrics
 from audio.engine import Engine
+from tenants.clinic import ClinicId
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,10 @@ class SessionLimits:
 
 @dataclass(frozen=True)
 class SessionDeps:
-    """Shared by all sessions of a task. ``clock`` is monotonic, ``wall`` is Unix time, both in seconds."""
+    """Shared by all sessions of a task. ``clock`` is monotonic, ``wall`` is Unix time, both in seconds.
+
+    ``regions_of`` names the regions in which a clinic's speech may be transcribed; none means any.
+    """
 
     task: str
     store: Store
@@ -49,6 +53,7 @@ class SessionDeps:
     clock: Callable[[], float]
     wall: Callable[[], float]
     rng: random.Random = field(default_factory=random.Random)
+    regions_of: Callable[[ClinicId], tuple[str, ...]] = lambda _: ()
 
     def now(self) -> str:
         """The time of day as RFC 3339 in UTC, to the millisecond."""

@@ -26,6 +26,7 @@ class FinalsBook:
         self._base = seq
         self.committed = seq
         self.archived = seq
+        self._rewound: int | None = None
 
     @property
     def numbered(self) -> int:
@@ -52,6 +53,16 @@ class FinalsBook:
         while len(self._kept) > RECENT_FINALS and self._base < min(self.archived, self.committed):
             self._kept.popleft()
             self._base += 1
+
+    def rewind(self, after: int) -> int:
+        """The last final that holds for a client which has those up to ``after``.
+
+        Once finals were lost, whoever comes with more than what was left then may hold them still: the answer before
+        may not have reached it.
+        """
+        if after > self.committed and self._rewound is None:
+            self._rewound = self.committed
+        return after if self._rewound is None else min(after, self._rewound)
 
     def unarchived(self) -> list[CommittedFinal]:
         """Finals that no object carries yet, in order."""

@@ -21,7 +21,7 @@ from app.sessions.herald import Herald
 from app.sessions.keyed_lock import KeyedLock
 from app.sessions.link import Closing, Link
 from app.sessions.orphans import Orphans
-from app.sessions.ownership import Claimant, claim, judge_serial
+from app.sessions.ownership import Claimant, claim, is_lost, judge_serial
 from app.sessions.parts import assemble
 from app.sessions.session import Ending, Session
 from app.sessions.views import archived_state
@@ -86,10 +86,7 @@ class SessionManager:
 
     def require_room(self) -> None:
         """Raises Busy while this task takes no new session."""
-        if self.draining:
-            raise Busy(
-                "draining", "this server is going away; try again and reach another", RETRY_AFTER_SECONDS
-            )
+        self._require_open()
         if len(self._live) >= self._deps.limits.max_sessions:
             raise Busy("full", "this server carries all the sessions it may; try again", RETRY_AFTER_SECONDS)
 
@@ -103,10 +100,7 @@ class SessionManager:
             raise SessionNotFound
         ref = SessionRef(ticket.clinic_id, ticket.session_id)
         async with self._locks.held(ref.session_id):
-            session = self.owned(ref)
-            if session is not None and session.ending is Ending.RELEASED:
-                await self._until_released(session)
-                session = None
+            session = await self._present(ref)
             if session is not None and (session.ending is not None or ticket.serial == session.serial):
                 return await self._join(session, ticket, after, wake)
             history = await load_history(self._deps.store, ref)
@@ -120,7 +114,7 @@ class SessionManager:
             judge_serial(history.speaker_serial, ticket.serial, resume=ticket.resume)
             if session is not None:
                 await self._yield(session)
-            return await self._admit(await self._claim(ref, history, ticket), ticket, after, wake)
+            return await self._enter(await self._claim(ref, history, ticket), ticket, after, wake)
 
     def stop(self, ref: SessionRef) -> bool:
         """Stop a session that this task owns; False where it does not."""
@@ -157,6 +151,21 @@ class SessionManager:
 
     # Attaching --------------------------------------------------------------------------------------
 
+    def _require_open(self) -> None:
+        if self.draining:
+            raise Busy("draining", "this server goes away; try again to reach another", RETRY_AFTER_SECONDS)
+
+    async def _present(self, ref: SessionRef) -> Session | None:
+        # This task's own session, unless it is on its way out, or another task took it and nothing has told this one.
+        session = self.owned(ref)
+        if session is None:
+            return None
+        if session.ending is None and await is_lost(self._deps.store, ref, session.epoch):
+            session.end(Ending.RELEASED)
+        if session.ending in {Ending.RELEASED, Ending.ABANDONED}:  # given up: it is reopened then
+            await self._until_released(session)
+        return self.owned(ref)
+
     async def _yield(self, session: Session) -> None:
         # A newer ticket: this task's own session gives way exactly as another task's would, so that there is one way.
         if session.speaker.link is not None:
@@ -176,8 +185,9 @@ class SessionManager:
 
     async def _claim(self, ref: SessionRef, history: History, ticket: Ticket) -> Session:
         # Should anything fail from here on, the session has no owner: it is finished unless its speaker tries again.
-        self.orphans.watch(ref, self._deps.limits.resume_window_seconds)
-        won = await claim(self._deps.store, self._deps.log, ref, _claimant(self._deps, ticket))
+        self.orphans.watch(ref, self._deps.limits.resume_window_seconds, epoch=history.newest_epoch)
+        claimant = Claimant.speaker(ticket, self._deps.task, self._deps.now())
+        won = await claim(self._deps.store, self._deps.log, ref, claimant)
         parts = await assemble(self._deps, ref, won)
         session = Session(
             self._deps,
@@ -190,6 +200,7 @@ class SessionManager:
         )
         if self._group is None:
             raise RuntimeError("the manager is not running")
+        self._require_open()
         self._live[ref.session_id] = session
         self.orphans.drop(ref)
         owner = self._group.create_task(self._own(session), context=contextvars.Context())
@@ -201,16 +212,30 @@ class SessionManager:
         self, session: Session, ticket: Ticket, after: int, wake: Callable[[], None]
     ) -> Attachment:
         judge_serial(session.serial, ticket.serial, resume=ticket.resume)
+        session.serial = ticket.serial
         return await self._admit(session, ticket, after, wake)
+
+    async def _enter(
+        self, session: Session, ticket: Ticket, after: int, wake: Callable[[], None]
+    ) -> Attachment:
+        try:
+            return await self._admit(session, ticket, after, wake)
+        except BaseException:
+            # Even when whoever asked is gone: without a speaker it is not this task's to keep.
+            session.end(Ending.RELEASED)
+            raise
 
     async def _admit(
         self, session: Session, ticket: Ticket, after: int, wake: Callable[[], None]
     ) -> Attachment:
-        missed = await self._missed(session, after)
-        cursor = missed[-1].seq if missed else min(after, session.parts.book.committed)
+        back = session.parts.book.rewind(after)
+        missed = await self._missed(session, back)
+        if session.ended.is_set() and not session.finished:
+            raise Busy("moving", "the session is changing hands; try again", 1)
+        cursor = missed[-1].seq if missed else back
         link = Link(serial=ticket.serial, missed=missed, cursor=cursor, now=self._deps.clock(), wake=wake)
-        if after > session.parts.book.committed:
-            link.notice(rewound(session.parts.book.committed))
+        if back < after:
+            link.notice(rewound(back))
         ready = session.attach(link, self._resume_ticket(ticket))
         session.tell_end(link)
         return Attachment(link, ready, session)
@@ -223,6 +248,8 @@ class SessionManager:
         older = (
             await read_finals(self._deps.store, session.ref, history, after) if history is not None else []
         )
+        # What is archived and not yet committed is told when it is.
+        older = [final for final in older if final.seq <= session.parts.book.committed]
         newest = older[-1].seq if older else after
         return older + (session.parts.book.since(newest) or [])
 
@@ -252,8 +279,9 @@ class SessionManager:
                     )
             finally:
                 self._live.pop(session.ref.session_id, None)
-                if not session.finished and not self.draining:
-                    self.orphans.watch(session.ref, self._deps.limits.resume_window_seconds)
+                if not (session.finished or session.fenced or self.draining):
+                    window = self._deps.limits.resume_window_seconds
+                    self.orphans.watch(session.ref, window, epoch=session.epoch)
 
     async def _tick(self) -> None:
         metrics = self._deps.metrics
@@ -270,15 +298,3 @@ class SessionManager:
 
     def _on_changed(self, session: Session) -> None:
         self._herald.tell(session.item())
-
-
-def _claimant(deps: SessionDeps, ticket: Ticket) -> Claimant:
-    return Claimant(
-        task=deps.task,
-        purpose="speaker",
-        now=deps.now(),
-        serial=ticket.serial,
-        ticket_id=ticket.ticket_id,
-        subject=ticket.subject,
-        resume=ticket.resume,
-    )

@@ -7,21 +7,27 @@ and only then is anything promised.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from app.archive.history import History
-from app.archive.reader import list_names, load_history
+from app.archive.reader import list_names, load_history, read_epoch
 from app.archive.records import Base, EpochRecord, encode_record, epoch_key, parse_epoch_name
-from app.archive.store import ObjectExists, Store
+from app.archive.store import ObjectExists, Store, StoreUnavailable, VersionConflict
 from app.auth.principal import AuthError
+from app.auth.tickets import Ticket
 from app.events.log import EventLog, LogUnavailable
 from app.sessions.errors import SessionNotFound, Superseded
 from app.telemetry.logs import logger
+from audio.coverage import Ranges
 from audio.transcript import CommittedFinal
 from tenants.terms import SessionRef
 
 CLAIM_ATTEMPTS = 20
 """How often a claim is tried against others who claim at the same moment."""
+
+BASE_ATTEMPTS = 3
+"""How often the base is written: the first time it may be there although the answer says otherwise."""
 
 _log = logger(__name__)
 
@@ -38,18 +44,26 @@ class Claimant:
     subject: str = ""
     resume: bool = False
 
+    @classmethod
+    def speaker(cls, ticket: Ticket, task: str, now: str) -> Claimant:
+        """The holder of a speaker's ticket."""
+        return cls(task, "speaker", now, ticket.serial, ticket.ticket_id, ticket.subject, ticket.resume)
+
 
 @dataclass(frozen=True)
 class Claim:
     """A session owned from now on, until a newer epoch.
 
-    ``history`` was read after the fence; ``adopted`` finals follow ``history.seq`` and are in the epoch's record.
+    ``history`` was read after the fence; ``adopted`` finals follow ``history.seq`` and are in the epoch's record. What
+    is settled and was transcribed live includes them. ``announced``: the log knows of this owner, and of finals no more
+    than this owner does; otherwise it must be told before anything is committed in it.
     """
 
     epoch: int
     history: History
     adopted: list[CommittedFinal]
     base: Base
+    announced: bool = True
 
 
 def judge_serial(held: int, serial: int, *, resume: bool) -> None:
@@ -65,26 +79,70 @@ def judge_serial(held: int, serial: int, *, resume: bool) -> None:
         raise AuthError("ticket_used", "this ticket was used already; ask for a new one")
 
 
+class _Overtaken(Exception):
+    """A newer epoch came while claiming."""
+
+
 async def claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claimant) -> Claim:
-    """Own a session from its end on.
+    """Own a session from its end on. Of tickets that claim at the same moment the newest wins.
 
     Raises:
         SessionNotFound: there is none.
         Superseded, AuthError: see ``judge_serial``; Superseded also when a newer epoch came while claiming.
         StoreError: the archive cannot be asked; an epoch without a base may be left, which means nothing.
     """
+    for _ in range(CLAIM_ATTEMPTS):
+        try:
+            return await _claim(store, log, ref, claimant)
+        except _Overtaken:
+            newest = await _newest_epoch(store, ref)
+            if not newest or (await read_epoch(store, ref, newest)).serial >= claimant.serial:
+                break
+            # A finisher, or an older ticket that looked before this one was there.
+            claimant = replace(claimant, resume=True)
+    raise Superseded("another connection has taken over this session")
+
+
+async def _claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claimant) -> Claim:
     epoch = await _create_epoch(store, ref, claimant)
     history = await load_history(store, ref)
     if history is None:
         raise SessionNotFound
-    adopted = await _announce(log, ref, epoch, history.seq, claimant.task)
+    if claimant.serial:
+        # A newer ticket may have entered between the first look and the fence.
+        judge_serial(history.speaker_serial, claimant.serial, resume=True)
+    adopted, announced = await _announce(log, ref, epoch, history, claimant.task)
+    history = _with_adopted(history, adopted)
     base = Base(history.end, history.seq + len(adopted))
-    record = _record(epoch, claimant, base, adopted, history)
-    key = epoch_key(ref, epoch)
-    found = await store.read(key)
-    await store.replace(key, encode_record(record), found.version)
-    await confirm(store, ref, epoch)
-    return Claim(epoch, history, adopted, base)
+    await _write_base(store, epoch_key(ref, epoch), _record(epoch, claimant, base, adopted, history))
+    if await _newest_epoch(store, ref) > epoch:
+        raise _Overtaken
+    return Claim(epoch, history, adopted, base, announced)
+
+
+def _with_adopted(history: History, adopted: list[CommittedFinal]) -> History:
+    # What is in a final was heard, whether or not its owner lived to archive that.
+    live = Ranges.from_wire(history.live)
+    for committed in adopted:
+        live.add(committed.final.start, committed.final.end)
+    heard = max((committed.final.end for committed in adopted), default=0)
+    end = history.end if history.session.recording == "audio+transcript" else max(history.end, heard)
+    return replace(history, end=end, live=list(live), settled=max(history.settled, heard))
+
+
+async def _write_base(store: Store, key: str, record: EpochRecord) -> None:
+    data = encode_record(record)
+    for attempt in range(1, BASE_ATTEMPTS + 1):
+        found = await store.read(key)
+        if found.data == data:
+            return
+        try:
+            await store.replace(key, data, found.version)
+        except (StoreUnavailable, VersionConflict):
+            if attempt == BASE_ATTEMPTS:
+                raise
+        else:
+            return
 
 
 async def confirm(store: Store, ref: SessionRef, epoch: int) -> None:
@@ -94,9 +152,24 @@ async def confirm(store: Store, ref: SessionRef, epoch: int) -> None:
         Superseded: one was.
         StoreUnavailable: it cannot be told now.
     """
-    names = await list_names(store, ref, "epochs/")
-    if max((parse_epoch_name(n) or 0 for n in names), default=0) > epoch:
+    if await _newest_epoch(store, ref) > epoch:
         raise Superseded("another connection has taken over this session")
+
+
+async def _newest_epoch(store: Store, ref: SessionRef) -> int:
+    names = await list_names(store, ref, "epochs/")
+    return max((parse_epoch_name(n) or 0 for n in names), default=0)
+
+
+async def is_lost(store: Store, ref: SessionRef, epoch: int) -> bool:
+    """Whether a newer epoch is known to be there; False also while the archive does not answer."""
+    try:
+        await confirm(store, ref, epoch)
+    except Superseded:
+        return True
+    except StoreUnavailable:
+        return False
+    return False
 
 
 async def _create_epoch(store: Store, ref: SessionRef, claimant: Claimant) -> int:
@@ -142,12 +215,17 @@ def _record(
     )
 
 
-async def _announce(log: EventLog, ref: SessionRef, epoch: int, seq: int, task: str) -> list[CommittedFinal]:
+async def _announce(
+    log: EventLog, ref: SessionRef, epoch: int, history: History, task: str
+) -> tuple[list[CommittedFinal], bool]:
     try:
-        pending = await log.announce(ref, epoch, seq, task)
+        held = await log.announce(ref, epoch, history.seq, task)
     except LogUnavailable:
         _log.warning("claimed_without_log", epoch=epoch)
-        return []
-    if pending is None:
-        raise Superseded("another connection has taken over this session")
-    return pending
+        return [], False
+    if held is None:
+        raise _Overtaken
+    # The log may hold what an owner that it never heard of has cut.
+    fence = history.fence
+    adopted = list(takewhile(lambda final: fence.final_counts(final, final.epoch), held))
+    return adopted, len(adopted) == len(held)

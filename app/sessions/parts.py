@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from app.archive.reader import read_finals, read_samples
 from app.archive.recorder import Recorder
-from app.sessions.committer import Committer
+from app.archive.store import StoreUnavailable
+from app.sessions.committer import Committer, Fenced
 from app.sessions.courier import Courier, SessionNotes
-from app.sessions.deps import SessionDeps
+from app.sessions.deps import SessionDeps, unix_time
+from app.sessions.errors import Superseded
 from app.sessions.finals import FinalsBook
 from app.sessions.ownership import Claim, confirm
 from audio.coverage import Ranges
 from audio.engine import StreamRequest
 from audio.pcm import bytes_of
-from audio.ring import RING_SAMPLES, Ring
+from audio.ring import RING_SAMPLES, Reader, Ring
 from audio.timeline import ordinal_of
 from audio.transcriber import Transcriber, TranscriberLimits
 from tenants.terms import SessionRef
 
 REPLAY_SAMPLES = RING_SAMPLES // 2
 """At most so much durable audio is read back for the engine by a new owner: half the window stays open."""
+
+CONFIRM_RETRY_SECONDS = 1.0
+"""Between two questions to an archive that does not say whether this task still owns the session; nothing is told meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +48,12 @@ async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Parts:
     Raises:
         StoreError, RecordCorrupt: the audio that the engine needs again cannot be read.
     """
-    ring = await _ring_of(deps, ref, claim)
+    ring, reader = await _ring_of(deps, ref, claim)
     book = FinalsBook(epoch=claim.epoch, seq=claim.base.seq)
-    courier = Courier(deps.metrics)
-    transcriber = await _transcriber(deps, ref, claim, ring, courier)
+    courier = Courier(deps.metrics, claim.base.position)
+    transcriber = None
+    if reader is not None:
+        transcriber = await _transcriber(deps, ref, claim, ring=ring, reader=reader, courier=courier)
     inherited = Ranges.from_wire(claim.history.live).clip(claim.base.position)
     notes = SessionNotes(book, inherited, transcriber)
     recorder = Recorder(
@@ -63,7 +71,13 @@ async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Parts:
     )
 
     async def confirmed() -> None:
-        await confirm(deps.store, ref, claim.epoch)
+        while True:
+            try:
+                return await confirm(deps.store, ref, claim.epoch)
+            except Superseded:
+                raise Fenced from None
+            except StoreUnavailable:
+                await asyncio.sleep(CONFIRM_RETRY_SECONDS)
 
     committer = Committer(
         log=deps.log,
@@ -74,6 +88,7 @@ async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Parts:
         events=courier,
         recorder=recorder,
         confirm=confirmed,
+        announced=claim.announced,
     )
     courier.committer = committer
     return Parts(ring, book, notes, courier, recorder, committer, transcriber)
@@ -83,28 +98,27 @@ def _keeps_audio(claim: Claim) -> bool:
     return claim.history.session.recording == "audio+transcript"
 
 
-def _settled(claim: Claim) -> int:
-    return max([claim.history.settled, *(f.final.end for f in claim.adopted)])
-
-
-async def _ring_of(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Ring:
+async def _ring_of(deps: SessionDeps, ref: SessionRef, claim: Claim) -> tuple[Ring, Reader | None]:
+    """The ring, and in it the reader of the transcriber: it holds the writer from the first sample read back."""
     end = claim.base.position
-    if not _keeps_audio(claim) or not deps.engine.capabilities.transcribes:
-        return Ring(end)
-    start = max(min(_settled(claim), end), end - REPLAY_SAMPLES)
+    if not deps.engine.capabilities.transcribes:
+        return Ring(end), None
+    start = max(min(claim.history.settled, end), end - REPLAY_SAMPLES) if _keeps_audio(claim) else end
     ring = Ring(start)
+    reader = ring.add_reader("transcriber", start)
     async for position, pcm in read_samples(deps.store, ref, claim.history, start, end):
         ring.write(bytes(bytes_of(position - ring.head)))
         ring.write(pcm)
-    return ring if ring.head == end else Ring(end)
+    if ring.head != end:
+        ring = Ring(end)
+        reader = ring.add_reader("transcriber", end)
+    return ring, reader
 
 
 async def _transcriber(
-    deps: SessionDeps, ref: SessionRef, claim: Claim, ring: Ring, courier: Courier
-) -> Transcriber | None:
+    deps: SessionDeps, ref: SessionRef, claim: Claim, *, ring: Ring, reader: Reader, courier: Courier
+) -> Transcriber:
     record = claim.history.session
-    if not deps.engine.capabilities.transcribes:
-        return None
     return Transcriber(
         engine=deps.engine,
         request=StreamRequest(
@@ -112,16 +126,21 @@ async def _transcriber(
             session=ref.session_id,
             vocabulary=record.vocabulary,
             speaker_labels=record.speaker_labels,
+            regions=deps.regions_of(ref.clinic_id),
+            priority=record.priority,
+            since=unix_time(record.created_at),
         ),
         ring=ring,
-        reader=ring.add_reader("transcriber", ring.oldest),
+        reader=reader,
         sink=courier,
         language=record.language,
         next_ordinal=await _next_ordinal(deps, ref, claim),
-        settled=_settled(claim),
+        settled=claim.history.settled,
         clock=deps.clock,
         rng=deps.rng,
-        limits=TranscriberLimits(end=deps.limits.end_seconds),
+        limits=TranscriberLimits(
+            end=deps.limits.end_seconds, silent_stream=deps.engine.capabilities.mute_seconds
+        ),
         keep_audio=_keeps_audio(claim),
     )
 

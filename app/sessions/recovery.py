@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+from app.archive.finisher import is_cleaned_up
 from app.archive.history import History
 from app.archive.reader import load_history
 from app.archive.records import RecordCorrupt
-from app.archive.store import ObjectCorrupt, StoreUnavailable
+from app.archive.store import ObjectCorrupt, ObjectMissing, StoreUnavailable
 from app.sessions.deps import SessionDeps
 from app.sessions.index import IndexUnavailable
 from app.sessions.manager import SessionManager
@@ -58,7 +59,7 @@ class Recovery:
                 continue
             try:
                 history = await load_history(self._deps.store, ref)
-            except (RecordCorrupt, ObjectCorrupt) as damage:
+            except (RecordCorrupt, ObjectCorrupt, ObjectMissing) as damage:
                 _log.error("session_damaged", sessionId=ref.session_id, key=damage.key)
                 continue
             if history is not None:
@@ -80,6 +81,8 @@ class Recovery:
                 yield SessionRef(clinic_id, session.key[len(clinic.key) :].rstrip("/"))
 
     def _watch(self, ref: SessionRef, history: History) -> bool:
+        if history.finished and not is_cleaned_up(history):
+            self._manager.orphans.watch_new(ref, 0.0, history=history)
         if history.finished or self._manager.owned(ref) is not None:
             return False
         limits = self._deps.limits

@@ -53,7 +53,7 @@ class Session:
     Args:
         serial: of the ticket that the ownership was won with.
         state: what the session was before.
-        changed: called after every change of ``state``.
+        changed: called after every change of ``state``. (``fenced``: it ended because a newer owner has the session.)
     """
 
     def __init__(
@@ -73,13 +73,12 @@ class Session:
         self._detached_since = deps.clock()
         self._paused = False
         self.ending: Ending | None = None
-        self.ended = asyncio.Event()
+        self.ended, self.fenced = asyncio.Event(), False
         self._deps, self._changed = deps, changed
         self._started_at = min((e.claimed_at for e in claim.history.epochs if e.serial), default=deps.now())
         self._log = _log.bind(epoch=claim.epoch)
         self._manifest: Manifest | None = None
-        self._ending_asked = asyncio.Event()
-        self._flush_asked = asyncio.Event()
+        self._ending_asked, self._flush_asked = asyncio.Event(), asyncio.Event()
         self._flushes = 0
         deps.metrics.session_moved(None, state.value)
 
@@ -99,6 +98,7 @@ class Session:
 
     def attach(self, link: Link, resume_ticket: str) -> Ready:
         """``link`` speaks from now on. Returns what it is told first; while the session ends, its window is 0."""
+        link.listens_only = self.ending is not None
         self.speaker.attach(link)
         self.parts.courier.link = link
         if self.ending is None and self.state is not SessionState.LIVE:
@@ -107,7 +107,7 @@ class Session:
         return Ready(
             session_id=self.ref.session_id,
             position=ring.head,
-            window=ring.window if self.ending is None else 0,
+            window=0 if link.listens_only else ring.window,
             epoch=self.epoch,
             resume_ticket=resume_ticket,
             config={
@@ -214,6 +214,7 @@ class Session:
                 for worker in workers:
                     worker.cancel()
         except* (Fenced, Superseded, FinishLost, SessionNotFound):
+            self.fenced = True
             self._log.info("session_fenced")
             self._close(CloseCode.SUPERSEDED, "superseded", "another connection has taken over this session")
         finally:

@@ -73,6 +73,8 @@ class SpeakerSide:
             )
         self._must_speak(link)
         ring = self._ring
+        if link.listens_only:
+            raise Closing(CloseCode.WINDOW, "window_exceeded", "the session ends and takes no more audio")
         if self.stop_at is not None and ring.head + size // SAMPLE_BYTES > self.stop_at:
             raise Closing(
                 CloseCode.MALFORMED, "audio_after_stop", f"the session was stopped at {self.stop_at}"
@@ -123,7 +125,8 @@ class SpeakerSide:
         unacknowledged = self._ring.head > self._requests.durable
         if self._ring.limit != self._announced or (unacknowledged and now - link.last_ack >= ACK_SECONDS):
             link.ack()
-        if now - link.last_heard >= IDLE_SECONDS and self.stop_at is None:
+        ends = link.listens_only or self.stop_at == self._ring.head
+        if now - link.last_heard >= IDLE_SECONDS and not ends:
             link.close(
                 Closing(
                     CloseCode.IDLE,
@@ -143,7 +146,8 @@ class SpeakerSide:
             )
             finals = []
         self._announced = self._ring.limit
-        return link.take(finals, Ack(self._ring.head, self._requests.durable, self._ring.window), now)
+        window = 0 if link.listens_only else self._ring.window
+        return link.take(finals, Ack(self._ring.head, self._requests.durable, window), now)
 
     def _must_speak(self, link: Link) -> None:
         if link is not self.link:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -232,8 +233,10 @@ def sha256(pcm: bytes) -> str:
 
 
 def names(folder: Path) -> list[str]:
-    """Files below ``folder``, sorted."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Files below ``folder``, sorted. Folders may go away meanwhile."""
+    return sorted(
+        str(Path(above, name).relative_to(folder)) for above, _, files in os.walk(folder) for name in files
+    )
 
 
 async def assert_tidy(person: Person, session_id: str, seconds: float = 10.0) -> None:

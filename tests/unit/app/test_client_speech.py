@@ -112,6 +112,17 @@ def test_sending_again_what_was_received_before_is_no_progress() -> None:
     assert told.speech.progress == before
 
 
+def test_a_resume_further_on_is_progress_though_no_ack_came_before() -> None:
+    told = Told()
+    told.speech.hear(READY)
+    for _ in range(3):
+        told.speech.outbox.take()
+    before = told.speech.progress
+    told.speech.connected()
+    told.speech.hear(Ready("s-1", 200, 1_000, 1, "resume-2", {}, {}))
+    assert told.speech.progress > before
+
+
 def test_what_one_connection_said_about_itself_ends_with_it() -> None:
     told = Told()
     said: list[object] = []

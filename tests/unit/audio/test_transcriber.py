@@ -629,5 +629,5 @@ def test_a_rewound_reader_that_is_overtaken_goes_on_where_audio_is_left() -> Non
 
 def test_limits_leave_room_in_the_ring() -> None:
     limits = TranscriberLimits()
-    assert limits.margin < limits.lag < RING_SAMPLES
+    assert limits.margin < limits.lag < limits.lag + limits.grace < RING_SAMPLES
     assert msgspec.structs.replace(limits, silent_stream=5.0).silent_stream == 5.0

@@ -55,7 +55,9 @@ async def spoken(scribe: Scribe, *, epoch: int = 1, samples: int = SAMPLES) -> N
     await scribe.note(epoch, finals(4, 4, epoch))
 
 
-def order(epoch: int, *, live: int = SAMPLES, made: int = 4, reason: str = "stopped", samples: int = 0) -> Finish:
+def order(
+    epoch: int, *, live: int = SAMPLES, made: int = 4, reason: str = "stopped", samples: int = 0
+) -> Finish:
     return Finish(
         REF, epoch, reason, finals(1, made), Ranges([(0, live)] if live else []), NOW, samples=samples
     )
@@ -103,12 +105,19 @@ def content(manifest: Manifest) -> tuple[object, ...]:
 # What is made ---------------------------------------------------------------------------------------------------------
 
 
-async def test_segments_become_one_flac_one_transcript_and_a_manifest(store: WatchedStore, scribe: Scribe) -> None:
+async def test_segments_become_one_flac_one_transcript_and_a_manifest(
+    store: WatchedStore, scribe: Scribe
+) -> None:
     await spoken(scribe)
     manifest = await finish(store, order(1))
     assert await audio_of(store, manifest) == sound(0, SAMPLES)
     assert await transcript_of(store, manifest) == finals(1, 4)
-    assert (manifest.epoch, manifest.state, manifest.reason, manifest.finished_at) == (1, "completed", "stopped", NOW)
+    assert (manifest.epoch, manifest.state, manifest.reason, manifest.finished_at) == (
+        1,
+        "completed",
+        "stopped",
+        NOW,
+    )
     assert (manifest.samples, manifest.finals) == (SAMPLES, 4)
     assert manifest.coverage == {
         "archived": [(0, SAMPLES)],
@@ -222,7 +231,9 @@ async def test_a_damaged_byte_on_the_disk_costs_its_segment_only(
     assert manifest.coverage["missing"] == [(80_000, 160_000)]
 
 
-async def test_a_session_whose_finished_audio_is_lost_is_left_as_it_is(store: WatchedStore, scribe: Scribe) -> None:
+async def test_a_session_whose_finished_audio_is_lost_is_left_as_it_is(
+    store: WatchedStore, scribe: Scribe
+) -> None:
     await spoken(scribe)
     await finish(store, order(1, reason="abandoned"))
     await store.delete(folder(REF) + audio_name(1))
@@ -236,7 +247,9 @@ async def test_a_session_whose_finished_audio_is_lost_is_left_as_it_is(store: Wa
 # Reopened -------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_reopened_session_is_finished_again_with_what_was_added(store: WatchedStore, scribe: Scribe) -> None:
+async def test_a_reopened_session_is_finished_again_with_what_was_added(
+    store: WatchedStore, scribe: Scribe
+) -> None:
     await spoken(scribe)
     await finish(store, order(1, reason="abandoned"))
     await scribe.epoch(2, (SAMPLES, 4), serial=6)
@@ -248,7 +261,9 @@ async def test_a_reopened_session_is_finished_again_with_what_was_added(store: W
     assert await names(store) == left(2, 1)
 
 
-async def test_what_was_missing_stays_missing_when_it_is_reopened(store: WatchedStore, scribe: Scribe) -> None:
+async def test_what_was_missing_stays_missing_when_it_is_reopened(
+    store: WatchedStore, scribe: Scribe
+) -> None:
     await spoken(scribe)
     await store.delete(segment_key(REF, 0, 1))
     await finish(store, order(1, reason="abandoned"))
@@ -259,7 +274,9 @@ async def test_what_was_missing_stays_missing_when_it_is_reopened(store: Watched
     assert manifest.samples == SAMPLES + 1000
 
 
-async def test_audio_that_was_finished_after_the_cut_is_not_the_sessions(store: WatchedStore, scribe: Scribe) -> None:
+async def test_audio_that_was_finished_after_the_cut_is_not_the_sessions(
+    store: WatchedStore, scribe: Scribe
+) -> None:
     # The owner of epoch 1 finished while 2 claimed: 2 read the history before the last segment of 1.
     await spoken(scribe)
     await finish(store, order(1))
@@ -269,7 +286,9 @@ async def test_audio_that_was_finished_after_the_cut_is_not_the_sessions(store: 
     assert await audio_of(store, manifest) == sound(0, 160_000) + sound(160_000, 170_000, 2)
 
 
-async def test_a_session_may_be_reopened_and_finished_without_a_word(store: WatchedStore, scribe: Scribe) -> None:
+async def test_a_session_may_be_reopened_and_finished_without_a_word(
+    store: WatchedStore, scribe: Scribe
+) -> None:
     await spoken(scribe)
     first = await finish(store, order(1, reason="abandoned"))
     await scribe.epoch(2, (SAMPLES, 4))
@@ -397,7 +416,9 @@ async def test_finishing_is_lost_to_a_newer_owner(store: WatchedStore, scribe: S
     assert "manifest.json" not in await names(store)
 
 
-async def test_a_claim_that_promised_nothing_does_not_stop_the_owner(store: WatchedStore, scribe: Scribe) -> None:
+async def test_a_claim_that_promised_nothing_does_not_stop_the_owner(
+    store: WatchedStore, scribe: Scribe
+) -> None:
     await spoken(scribe)
     await scribe.epoch(2, None)
     manifest = await finish(store, order(1))
@@ -416,7 +437,9 @@ async def unless_lost(store: WatchedStore) -> None:
 
 
 @pytest.mark.parametrize("nth", range(1, 22))
-async def test_an_older_epoch_that_finishes_late_takes_nothing_from_the_newer_one(tmp_path: Path, nth: int) -> None:
+async def test_an_older_epoch_that_finishes_late_takes_nothing_from_the_newer_one(
+    tmp_path: Path, nth: int
+) -> None:
     # 1 began to finish before 2 had a base, and is through with everything, segments and all, at any moment of 2's work.
     async with disk(tmp_path) as inner:
         scribe, store = Scribe(inner), WatchedStore(inner)
@@ -447,7 +470,9 @@ async def test_an_older_epoch_that_finishes_late_takes_nothing_from_the_newer_on
         assert manifest.coverage["missing"] == []
         assert await transcript_of(store, manifest) == finals(1, 4)
         assert manifest.epoch == 2
-        kept = [name for name in await names(inner) if not name.endswith(("audio-1.flac", "transcript-1.json"))]
+        kept = [
+            name for name in await names(inner) if not name.endswith(("audio-1.flac", "transcript-1.json"))
+        ]
         assert kept == left(2, 1)
 
 
@@ -457,9 +482,7 @@ async def test_two_that_finish_at_once_end_with_one_manifest_and_all_of_the_audi
         await spoken(scribe)
         await scribe.epoch(2, None)
         await scribe.epoch(3, (SAMPLES, 4))
-        results = await asyncio.gather(
-            *(finish(inner, order(n)) for n in (1, 3, 2)), return_exceptions=True
-        )
+        results = await asyncio.gather(*(finish(inner, order(n)) for n in (1, 3, 2)), return_exceptions=True)
         assert isinstance(results[1], Manifest)
         found = await read_manifest(inner, REF)
         assert found is not None
@@ -480,8 +503,12 @@ async def test_cleaning_up_leaves_what_is_newer(store: WatchedStore, scribe: Scr
     assert await names(store) == before
 
 
-@pytest.mark.parametrize("left_over", ["segments/000000000000-1", "finals/000000000004-1.json", "audio-0.flac"])
-async def test_what_a_finisher_left_behind_is_noticed(store: WatchedStore, scribe: Scribe, left_over: str) -> None:
+@pytest.mark.parametrize(
+    "left_over", ["segments/000000000000-1", "finals/000000000004-1.json", "audio-0.flac"]
+)
+async def test_what_a_finisher_left_behind_is_noticed(
+    store: WatchedStore, scribe: Scribe, left_over: str
+) -> None:
     await spoken(scribe)
     await finish(store, order(1))
     await store.create(folder(REF) + left_over, b"x")
@@ -497,7 +524,9 @@ async def test_a_session_that_goes_on_has_nothing_to_clean_up(store: WatchedStor
     assert is_cleaned_up(history)
 
 
-async def test_a_manifest_of_the_same_epoch_is_kept_and_cleaned_up_after(store: WatchedStore, scribe: Scribe) -> None:
+async def test_a_manifest_of_the_same_epoch_is_kept_and_cleaned_up_after(
+    store: WatchedStore, scribe: Scribe
+) -> None:
     await spoken(scribe)
     first = await finish(store, order(1))
     await store.create(segment_key(REF, 0, 1), b"left over")

@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 
 from app.archive.history import Fence, History, Listing, Piece, merge_finals, newest_note, pieces_of
-from app.archive.records import Base, EpochRecord, FinalsRecord, Manifest, ManifestObject, SegmentHeader, SessionRecord
+from app.archive.records import (
+    Base,
+    EpochRecord,
+    FinalsRecord,
+    Manifest,
+    ManifestObject,
+    SegmentHeader,
+    SessionRecord,
+)
 from audio.transcript import CommittedFinal
 from tests.support.archives import finals
 
@@ -37,7 +45,10 @@ def history(*epochs: EpochRecord, end: Manifest | None = None) -> History:
 
 def test_segments_of_one_owner_make_up_the_session() -> None:
     fence = Fence([epoch(1, (0, 0))])
-    assert pieces_of(fence, [header(1, 80, 120), header(1, 0, 80)]) == [Piece(0, 1, 0, 80), Piece(80, 1, 80, 120)]
+    assert pieces_of(fence, [header(1, 80, 120), header(1, 0, 80)]) == [
+        Piece(0, 1, 0, 80),
+        Piece(80, 1, 80, 120),
+    ]
 
 
 def test_what_a_fenced_owner_writes_after_the_cut_does_not_count() -> None:
@@ -53,7 +64,10 @@ def test_what_a_fenced_owner_writes_after_the_cut_does_not_count() -> None:
 def test_a_segment_across_the_cut_counts_up_to_it() -> None:
     fence = Fence([epoch(1, (0, 0)), epoch(2, (50, 0))])
     assert fence.segment_counts(0, 1)
-    assert pieces_of(fence, [header(1, 0, 80), header(2, 50, 90)]) == [Piece(0, 1, 0, 50), Piece(50, 2, 50, 90)]
+    assert pieces_of(fence, [header(1, 0, 80), header(2, 50, 90)]) == [
+        Piece(0, 1, 0, 50),
+        Piece(50, 2, 50, 90),
+    ]
 
 
 def test_an_owner_is_cut_by_the_lowest_base_of_any_newer_one() -> None:
@@ -135,7 +149,9 @@ def test_the_newest_note_is_the_newest_owners_last() -> None:
 
 def test_names_are_sorted_into_kinds() -> None:
     names = ["epochs/10.json", "epochs/9.json", "manifest.json", "session.json", "finals/000000000004-9.json"]
-    listing = Listing.of([*names, "segments/000000000080-2", "segments/000000000000-10", "segments/000000000000-9"])
+    listing = Listing.of(
+        [*names, "segments/000000000080-2", "segments/000000000000-10", "segments/000000000000-9"]
+    )
     assert listing == Listing(
         (9, 10), ((0, 9), (0, 10), (80, 2)), ((4, 9),), frozenset({"manifest.json", "session.json"})
     )

@@ -157,7 +157,9 @@ async def test_history_that_never_holds_still_is_an_error(store: WatchedStore, s
     assert sum(key.endswith("epochs/1.json") for _, key in store.calls) == reader.ATTEMPTS + 1
 
 
-@pytest.mark.parametrize("name", ["session.json", "epochs/1.json", "manifest.json", "segments/000000000000-1"])
+@pytest.mark.parametrize(
+    "name", ["session.json", "epochs/1.json", "manifest.json", "segments/000000000000-1"]
+)
 async def test_damage_is_named(store: WatchedStore, scribe: Scribe, name: str) -> None:
     if name != "session.json":
         await scribe.session()
@@ -169,7 +171,9 @@ async def test_damage_is_named(store: WatchedStore, scribe: Scribe, name: str) -
     assert caught.value.key == folder(REF) + name
 
 
-async def test_a_header_longer_than_the_guess_takes_a_second_read(store: WatchedStore, scribe: Scribe) -> None:
+async def test_a_header_longer_than_the_guess_takes_a_second_read(
+    store: WatchedStore, scribe: Scribe
+) -> None:
     await scribe.segment(1, 0, 50, carried=finals(1, 200))
     store.calls.clear()
     header = await read_header(store, REF, 0, 1)

@@ -10,8 +10,8 @@ from random import Random
 import pytest
 
 from app.archive.reader import read_header, read_notes
-from app.archive.records import decode_segment, segment_key
 from app.archive.recorder import Recorder
+from app.archive.records import decode_segment, segment_key
 from app.archive.store import StoreUnavailable
 from app.sessions.courier import SessionNotes
 from app.sessions.finals import FinalsBook
@@ -188,7 +188,10 @@ async def test_segments_hold_exactly_what_was_said(tmp_path: Path) -> None:
         await rig.speak(7)
         await rig.recorder.drain()
         pcm = b"".join(
-            [bytes(decode_segment(n, (await rig.store.read(f"north/{REF.session_id}/{n}")).data)[1]) for n in await rig.segments()]
+            [
+                bytes(decode_segment(n, (await rig.store.read(f"north/{REF.session_id}/{n}")).data)[1])
+                for n in await rig.segments()
+            ]
         )
         assert pcm == sound(1234, 1234 + 7 * SECOND)
         assert rig.recorder.durable == 1234 + 7 * SECOND
@@ -259,7 +262,9 @@ async def test_finals_that_come_while_a_segment_is_written_need_no_more_audio(tm
 
 
 @in_virtual_time
-async def test_a_session_that_keeps_no_audio_stores_finals_and_is_durable_to_their_end(tmp_path: Path) -> None:
+async def test_a_session_that_keeps_no_audio_stores_finals_and_is_durable_to_their_end(
+    tmp_path: Path,
+) -> None:
     async with recording(tmp_path, keep_audio=False) as rig:
         await rig.speak(30)
         assert await names(rig.store) == []

@@ -59,7 +59,8 @@ def test_names_are_read_back(first: int, epoch: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "segments/1-1", "segments/000000000001-1.tmp", "segments/000000000001", "xsegments/000000000001-1"]
+    "name",
+    ["", "segments/1-1", "segments/000000000001-1.tmp", "segments/000000000001", "xsegments/000000000001-1"],
 )
 def test_other_names_are_no_segments(name: str) -> None:
     assert parse_segment_name(name) is None

@@ -124,10 +124,6 @@ async def test_a_damaged_byte_on_the_disk_is_found(store: Store, tmp_path: Path,
 
 async def test_a_replaced_flac_that_the_manifest_was_changed_for_is_found_by_its_sound(store: Store) -> None:
     await finished(store)
-    other = folder(REF).replace(REF.session_id, "01890a5d-ac96-774b-bcce-b302099a8058")
-    assert other != folder(REF)
-    found = await read_manifest(store, REF)
-    assert found is not None
     await change_manifest(store, audio_sha256="0" * 64)
     assert (await verdict(store)).faults == ["the audio is not the one that was recorded"]
 
@@ -161,7 +157,10 @@ async def test_a_coverage_that_does_not_add_up_is_found(store: Store, coverage: 
 async def test_a_manifest_that_names_less_than_it_should_is_found(store: Store) -> None:
     await finished(store)
     await change_manifest(store, audio=None, transcript=None)
-    assert (await verdict(store)).faults == ["the manifest names no audio", "the manifest names no transcript"]
+    assert (await verdict(store)).faults == [
+        "the manifest names no audio",
+        "the manifest names no transcript",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +179,9 @@ async def test_a_manifest_that_names_less_than_it_should_is_found(store: Store) 
         ),
     ],
 )
-async def test_a_transcript_that_cannot_be_is_found(store: Store, said: list[CommittedFinal], fault: str) -> None:
+async def test_a_transcript_that_cannot_be_is_found(
+    store: Store, said: list[CommittedFinal], fault: str
+) -> None:
     await finished(store, said)
     assert fault in (await verdict(store)).faults
 
@@ -259,7 +260,10 @@ async def test_a_store_that_is_away_is_no_fault_of_the_archive(store: Store) -> 
 
 
 async def test_faults_hold_nothing_that_was_said(store: Store) -> None:
-    said = [CommittedFinal(2, 1, a_final(1, 0, 10, "secret")), CommittedFinal(2, 1, a_final(1, 0, 10, "secret"))]
+    said = [
+        CommittedFinal(2, 1, a_final(1, 0, 10, "secret")),
+        CommittedFinal(2, 1, a_final(1, 0, 10, "secret")),
+    ]
     await finished(store, said)
     await change_manifest(store, audio=ManifestObject("audio-9.flac", 1, ""))
     found = await verdict(store)
