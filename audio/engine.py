@@ -64,12 +64,16 @@ class EngineCapabilities(msgspec.Struct, frozen=True):
         languages: BCP 47 tags; empty means any.
         transcribes: False for an engine that only lets audio pass (``null``).
         speaker_labels: whether words may carry a speaker.
+        vocabularies: whether a request may name a vocabulary.
+        mute_seconds: a stream that hears so much speech and reports nothing is dead; None where that is no sign.
     """
 
     name: str
     languages: frozenset[str]
     transcribes: bool = True
     speaker_labels: bool = False
+    vocabularies: bool = False
+    mute_seconds: float | None = None
 
 
 class StreamRequest(msgspec.Struct, frozen=True):
