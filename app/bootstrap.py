@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
+import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
+from typing import Any
 
 import uuid6
+from redis.asyncio import Redis
 
 from app.adapters.dev_issuer import AUDIENCE, ISSUER, DevIssuer
 from app.adapters.disk_store import DiskStore
@@ -18,10 +24,14 @@ from app.adapters.redis_client import redis_client
 from app.adapters.redis_index import RedisSessionIndex
 from app.adapters.redis_log import RedisEventLog
 from app.adapters.redis_process import RedisStartFailed
+from app.adapters.redis_slots import RedisSlots
+from app.adapters.s3_credentials import StsScope
+from app.adapters.s3_place import S3Place, clinic_policy
+from app.adapters.s3_store import S3Store
 from app.archive.store import Store, StoreUnavailable
 from app.auth.tickets import Tickets
 from app.auth.tokens import JwtVerifier
-from app.config import Settings
+from app.config import ConfigError, Settings
 from app.services import Services
 from app.sessions.admission import Desk
 from app.sessions.catalog import Catalog
@@ -31,8 +41,14 @@ from app.sessions.manager import SessionManager
 from app.sessions.recovery import Recovery
 from app.telemetry.metrics import Metrics
 from audio.engine import Engine
+from audio.engines.aws import AwsRegion
+from audio.engines.aws_credentials import BotocoreCredentials
+from audio.engines.aws_options import AwsOptions
 from audio.engines.null import NullEngine
 from audio.engines.pocketsphinx import PocketSphinxEngine
+from audio.engines.regional import RegionalEngine
+from audio.slots import RegionLimits
+from tenants.clinic import ClinicId
 
 StartFailed = (EmbeddedRedisBusy, RedisStartFailed)
 """What may keep a server from starting besides its settings, its keys and its archive."""
@@ -49,7 +65,8 @@ def keys_of(settings: Settings) -> LocalKeys:
     master = settings.master_key_bytes
     if master is not None:
         return LocalKeys(master)
-    if not LocalKeys.has_file(settings.data_dir) and _holds_sessions(settings.archive_path):
+    found = LocalKeys.has_file(settings.data_dir)
+    if not found and not settings.on_s3 and _holds_sessions(settings.archive_path):
         raise MasterKeyRefused(
             f"{settings.archive_path} holds sessions, and the master key that opens them is not in {settings.data_dir}: "
             "put the file back, or set KIKITORI_MASTER_KEY"
@@ -76,13 +93,6 @@ def development_issuer(settings: Settings) -> DevIssuer:
     return DevIssuer.open(settings.data_dir)
 
 
-def engine_of(settings: Settings) -> Engine:
-    """The engine that the settings name; nothing is started yet."""
-    if settings.engine == "null":
-        return NullEngine()
-    return PocketSphinxEngine(settings.pocketsphinx_workers)
-
-
 @asynccontextmanager
 async def archive(settings: Settings) -> AsyncIterator[Store]:
     """The archive that is there, for commands that read it; makes nothing.
@@ -90,6 +100,10 @@ async def archive(settings: Settings) -> AsyncIterator[Store]:
     Raises:
         MasterKeyRefused, StoreUnavailable: see there; also where there is no archive or no key to it.
     """
+    if settings.on_s3:
+        async with _bucket(settings, clinic_registry(settings)) as bucket:
+            yield bucket
+        return
     if not settings.archive_path.is_dir():
         raise StoreUnavailable(
             str(settings.archive_path), "there is no archive; KIKITORI_DATA_DIR says where it is"
@@ -98,6 +112,81 @@ async def archive(settings: Settings) -> AsyncIterator[Store]:
         raise MasterKeyRefused(f"{settings.data_dir} holds no master key; KIKITORI_DATA_DIR says where it is")
     async with DiskStore(settings.archive_path, keys_of(settings)) as store:
         yield store
+
+
+@asynccontextmanager
+async def _bucket(settings: Settings, registry: FileRegistry) -> AsyncIterator[Store]:
+    place, region = S3Place.parse(settings.archive_url), settings.aws_regions[0]
+
+    def kms_key_of(clinic: str) -> str | None:
+        known = registry.known(ClinicId(clinic))
+        return known.kms_key if known is not None and known.kms_key else settings.kms_key
+
+    async with AsyncExitStack() as stack:
+        scope = None
+        if settings.s3_role_arn is not None:
+            scope = StsScope(
+                settings.s3_role_arn,
+                lambda clinic: clinic_policy(place, clinic, kms_key_of(clinic)),
+                region=region,
+                endpoint=settings.sts_endpoint,
+            )
+            await scope.start()
+            stack.push_async_callback(scope.close)
+        store = S3Store(
+            place, region=region, kms_key_of=kms_key_of, endpoint=settings.s3_endpoint, scope=scope
+        )
+        yield await stack.enter_async_context(store)
+
+
+@dataclass(frozen=True)
+class _Speech:
+    """An engine, and what runs beside the sessions for it."""
+
+    engine: Engine
+    beside: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
+
+
+def _speech(settings: Settings, redis: Redis) -> _Speech:
+    if settings.engine == "null":
+        return _Speech(NullEngine())
+    if settings.engine == "pocketsphinx":
+        local = PocketSphinxEngine(settings.pocketsphinx_workers)
+        return _Speech(local, (local.warm,))
+    limits = RegionLimits(settings.transcribe_streams, settings.transcribe_starts)
+    slots = RedisSlots(
+        redis,
+        dict.fromkeys(settings.aws_regions, limits),
+        holder=f"{settings.task_id[:64].replace(':', '.')}-{secrets.token_hex(4)}",
+        rng=SystemRandom(),
+    )
+    credentials, context = BotocoreCredentials(), ssl.create_default_context()
+    regions = {
+        region: AwsRegion(
+            region,
+            endpoint=settings.transcribe_endpoint,
+            options=_aws_options(settings),
+            credentials=credentials,
+            context=context,
+        )
+        for region in settings.aws_regions
+    }
+    return _Speech(RegionalEngine(regions, slots, clock=time.monotonic, rng=SystemRandom()), (slots.run,))
+
+
+def _aws_options(settings: Settings) -> AwsOptions:
+    languages = settings.transcribe_language_options
+    try:
+        return AwsOptions(
+            language_options=languages,
+            code_switching=bool(languages),
+            vocabulary_filter=settings.transcribe_vocabulary_filter,
+            vocabulary_filter_method="mask" if settings.transcribe_vocabulary_filter else None,
+            stability=settings.transcribe_stability,
+            identify_pii=settings.transcribe_identify_pii,
+        )
+    except ValueError as error:
+        raise ConfigError([f"KIKITORI_TRANSCRIBE_LANGUAGE_OPTIONS: {error}"]) from None
 
 
 @asynccontextmanager
@@ -113,16 +202,17 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
     async with AsyncExitStack() as stack:
         metrics = Metrics()
         keys = keys_of(settings)
-        store = await stack.enter_async_context(DiskStore(settings.archive_path, keys))
+        registry, issuer = clinic_registry(settings), development_issuer(settings)
+        opened = _bucket(settings, registry) if settings.on_s3 else DiskStore(settings.archive_path, keys)
+        store: Store = await stack.enter_async_context(opened)
         url = settings.redis_url
         if url == "embedded":
             url = (await stack.enter_async_context(EmbeddedRedis(settings.data_dir))).url
         redis = redis_client(url)
         stack.push_async_callback(redis.aclose)
-        engine = engine_of(settings)
+        speech = _speech(settings, redis)
+        engine = speech.engine
         stack.push_async_callback(engine.close)
-        beside = [engine.warm] if isinstance(engine, PocketSphinxEngine) else []
-        registry, issuer = clinic_registry(settings), development_issuer(settings)
         tickets = Tickets(keys.derive(TICKET_KEY_PURPOSE), time.time)
         deps = SessionDeps(
             task=settings.task_id,
@@ -138,11 +228,12 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
             ),
             clock=time.monotonic,
             wall=time.time,
+            regions_of=lambda clinic: known.regions if (known := registry.known(clinic)) is not None else (),
         )
         herald = Herald(deps.index, deps.log)
         manager = SessionManager(deps, tickets, herald)
         recovery = Recovery(deps, manager)
-        await stack.enter_async_context(manager.running(recovery.run, *beside))
+        await stack.enter_async_context(manager.running(recovery.run, *speech.beside))
         yield Services(
             settings=settings,
             tokens=JwtVerifier(issuer, ISSUER, AUDIENCE, registry, time.time),

@@ -22,8 +22,12 @@ class Clinic(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
     Attributes:
         languages: BCP 47 tags it may use; empty means every one the engine has.
+        regions: regions in which its speech may be transcribed; empty means any that the server uses.
+        kms_key: the KMS key (ARN, id or alias) that its archive on S3 is encrypted under; empty means the server's.
     """
 
     clinic_id: ClinicId
     name: str = ""
     languages: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    kms_key: str = ""

@@ -15,10 +15,6 @@ from app.config.values import Network
 __all__ = ["PREFIX", "ConfigError", "Network", "Settings", "from_environment", "load", "variable"]
 
 _LATER: Final = {
-    "KIKITORI_AWS_REGIONS": "the engine aws",
-    "KIKITORI_TRANSCRIBE_ENDPOINT": "the engine aws",
-    "KIKITORI_S3_ENDPOINT": "an archive on S3",
-    "KIKITORI_KMS_ENDPOINT": "an archive on S3",
     "KIKITORI_OIDC_ISSUER": "sign-in through OpenID Connect",
     "KIKITORI_OIDC_AUDIENCE": "sign-in through OpenID Connect",
     "KIKITORI_OIDC_CLIENT_ID": "sign-in through OpenID Connect",

@@ -1,253 +1,112 @@
-"""The settings, each with its default, its meaning and its rule."""
+"""All the settings: those of one machine, and those of Amazon Transcribe, S3 and KMS."""
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import quote
 
-from pydantic import Field, SecretStr, ValidationInfo, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import SecretStr, field_validator
 
-from app.config.values import (
-    Network,
-    bracketed,
-    host_entry,
-    ip_or_localhost,
-    is_loopback,
-    key_bytes,
-    origin,
-    own_origins,
-    path_of,
-    redis_url,
-)
+from app.config.core import PREFIX, CoreSettings, setting
+from app.config.values import key_bytes, path_of, s3_place, wss_endpoint
 
-PREFIX: Final = "KIKITORI_"
-_TASK_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+__all__ = ["PREFIX", "Settings"]
+
+_REGION: Final = re.compile(r"[a-z]{2}(-[a-z]+)+-[0-9]")
+_ROLE: Final = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]{1,512}")
 
 
-def _setting(default: Any, meaning: str, write: str, *, shown: str | None = None, **rules: Any) -> Any:
-    """A field. ``write`` says what a right value looks like; ``shown`` is a default that is worked out, in words."""
-    return Field(default, description=meaning, json_schema_extra={"write": write, "shown": shown}, **rules)
-
-
-class Settings(BaseSettings):
+class Settings(CoreSettings):
     """What the operator chose. Built by ``app.config.load``; never reads the environment by itself.
 
-    A field may lean on those above it (``public_url`` on ``host`` and ``port``), never on those below.
+    Credentials of AWS are not among these: they come from where every AWS tool looks for them.
     """
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
-
-    host: str = _setting(
-        "127.0.0.1",
-        "address to serve on; only a loopback one with the development issuer",
-        "127.0.0.1, ::1 or localhost",
+    aws_regions: tuple[str, ...] = setting(
+        ("ap-northeast-1",),
+        "comma list, in order of preference; the first is also the archive's",
+        "regions such as ap-northeast-1, separated by commas",
     )
-    port: int = _setting(
-        8080, "port to serve on; `0` picks a free one", "a number from 0 to 65535", ge=0, le=65_535
+    transcribe_endpoint: str | None = setting(
+        None, "instead of Amazon Transcribe's, for an emulator", "wss://host:port"
     )
-    admin_host: str = _setting("127.0.0.1", "address of the metrics", "an IP address or localhost")
-    admin_port: int = _setting(
-        9464, "port of the metrics; `0` picks a free one", "a number from 0 to 65535", ge=0, le=65_535
-    )
-    public_url: str = _setting(
-        "",
-        "what `streamUrl` is built from; default for the two lists below",
-        "https://name or http://name:port, without a path",
-        shown="from host and port",
-    )
-    allowed_origins: tuple[str, ...] = _setting(
-        (),
-        "comma list of the origins whose pages may call",
-        "origins such as https://name, separated by commas",
-        shown="the public URL's",
-    )
-    allowed_hosts: tuple[str, ...] = _setting(
-        (),
-        "comma list of the `Host` headers that are answered",
-        "names with their port, such as name:8443, separated by commas",
-        shown="the public URL's",
-    )
-    trusted_proxies: tuple[Network, ...] = _setting(
-        (),
-        "comma list; the caller's address is the rightmost `X-Forwarded-For` entry that is no trusted proxy",
-        "addresses or networks such as 10.0.0.0/8, separated by commas",
-    )
-    data_dir: Path = _setting(
-        Path("data"),
-        "embedded Redis, development keys, master key, local archive; "
-        "several processes may share one folder when Redis is external",
-        "the path of a folder",
-        shown="`./data`",
-    )
-    redis_url: str = _setting(
-        "embedded",
-        "`redis://`, `rediss://`, or `embedded`: a private redis-server started and stopped with the process",
-        "embedded, redis://host:port or rediss://host:port",
-        repr=False,
-    )
-    archive_url: str = _setting(
-        "",
-        "`file:` and the folder of the archive",
-        "file: and the path of a folder",
-        shown="`archive` in the data folder",
-    )
-    clinics_url: str = _setting(
-        "",
-        "`file:` and the clinic registry",
-        "file: and the path of a JSON file",
-        shown="`clinics.json` in the data folder",
-    )
-    engine: Literal["pocketsphinx", "null"] = _setting(
-        "pocketsphinx",
-        "`pocketsphinx` (English), or `null`: records in any language, transcribes nothing",
-        "pocketsphinx or null",
-    )
-    pocketsphinx_workers: int = _setting(
-        0,
-        "decoder processes; streams beyond them wait their turn",
-        "a number from 1 to 128",
-        shown="two for each core",
-        ge=0,
-        le=128,
-    )
-    task_id: str = _setting(
-        "",
-        "this process's name among the others",
-        "up to 128 letters, digits and ._:-",
-        shown="host name and process id",
-    )
-    max_sessions: int = _setting(
-        500, "sessions at once; further new ones get 503", "a number from 1 to 100000", ge=1, le=100_000
-    )
-    segment_seconds: float = _setting(
-        5.0,
-        "how often audio becomes durable, from 1 to 12: the ring of 16.384 s must keep room",
-        "a number from 1 to 12",
+    transcribe_streams: int = setting(
+        25,
+        "streams at once that each region allows, shared by all tasks",
+        "a number from 1 to 100000",
         ge=1,
-        le=12,
+        le=100_000,
     )
-    resume_window_seconds: float = _setting(
-        120.0,
-        "how long a speaker who is gone may come back before the session is finished",
-        "a number from 1 to 86400",
-        ge=1,
-        le=86_400,
+    transcribe_starts: int = setting(
+        25, "starts a second that each region allows", "a number from 1 to 10000", ge=1, le=10_000
     )
-    master_key: SecretStr | None = _setting(
+    transcribe_language_options: tuple[str, ...] = setting(
+        (),
+        "comma list of two or more languages that are told apart within a stream, such as `ja-JP,en-US`",
+        "language tags, separated by commas",
+    )
+    transcribe_stability: Literal["low", "medium", "high"] | None = setting(
+        None, "stabilise partial results: `low`, `medium` or `high`", "low, medium or high"
+    )
+    transcribe_vocabulary_filter: str | None = setting(
+        None, "name of a vocabulary filter; what it finds is masked", "a filter's name"
+    )
+    transcribe_identify_pii: bool = setting(False, "have personal data labelled, in English", "true or false")
+    s3_endpoint: str | None = setting(None, "instead of S3's, for an emulator", "http://host:port")
+    kms_endpoint: str | None = setting(None, "instead of KMS's, for an emulator", "http://host:port")
+    sts_endpoint: str | None = setting(None, "instead of STS's, for an emulator", "http://host:port")
+    kms_key: str | None = setting(
         None,
-        "the key above the archive's data keys: base64 of 32 bytes",
-        "base64 of exactly 32 bytes",
-        shown="a file in the data folder",
+        "KMS key of clinics that have none of their own in the register; else the bucket's default encryption",
+        "a key's ARN, id or alias",
     )
-    log_format: Literal["auto", "console", "json"] = _setting(
-        "auto", "`console`, `json`, or `auto`: console on a terminal, else JSON", "auto, console or json"
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", "the least important messages that are logged", "debug, info, warning or error"
+    s3_role_arn: str | None = setting(
+        None,
+        "role that is assumed for each clinic, held by a session policy to that clinic's prefix and key",
+        "arn:aws:iam::123456789012:role/name",
     )
 
+    @field_validator("aws_regions", "transcribe_language_options", mode="before")
     @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """No source but what ``load`` hands over."""
-        return (init_settings,)
-
-    @field_validator("host")
-    @classmethod
-    def _host(cls, value: str) -> str:
-        if not is_loopback(value):
-            raise ValueError("other machines must not reach the development issuer's tokens")
-        return value.strip("[]")
-
-    @field_validator("admin_host")
-    @classmethod
-    def _admin_host(cls, value: str) -> str:
-        return ip_or_localhost(value)
-
-    @field_validator("admin_port")
-    @classmethod
-    def _ports_differ(cls, value: int, info: ValidationInfo) -> int:
-        if value and value == info.data.get("port"):
-            raise ValueError("is the public port; metrics need one of their own")
-        return value
-
-    @field_validator("public_url")
-    @classmethod
-    def _public_url(cls, value: str, info: ValidationInfo) -> str:
-        host, port = info.data.get("host", "localhost"), info.data.get("port", 0)
-        return origin(value or f"http://{bracketed(host)}:{port}")
-
-    @field_validator("allowed_origins", "allowed_hosts", "trusted_proxies", mode="before")
-    @classmethod
-    def _comma_list(cls, value: Any) -> Any:
+    def _lists(cls, value: Any) -> Any:
         return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
-    @field_validator("allowed_origins")
+    @field_validator("aws_regions")
     @classmethod
-    def _origins(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        return tuple(map(origin, value)) or own_origins(info.data.get("public_url", ""))
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _hosts(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        own = (url.partition("://")[2] for url in own_origins(info.data.get("public_url", "")))
-        return tuple(map(host_entry, value)) or tuple(own)
-
-    @field_validator("data_dir")
-    @classmethod
-    def _folder(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
-
-    @field_validator("redis_url")
-    @classmethod
-    def _redis(cls, value: str) -> str:
-        return redis_url(value)
-
-    @field_validator("archive_url", "clinics_url")
-    @classmethod
-    def _file_url(cls, value: str, info: ValidationInfo) -> str:
-        name = {"archive_url": "archive", "clinics_url": "clinics.json"}[str(info.field_name)]
-        value = value or f"file:{quote(str(info.data.get('data_dir', Path('data')) / name))}"
-        path_of(value)
+    def _regions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) < len(value) or not all(map(_REGION.fullmatch, value)):
+            raise ValueError("has an entry that is no region, or one twice")
         return value
 
-    @field_validator("engine", mode="before")
+    @field_validator("transcribe_endpoint")
     @classmethod
-    def _engine(cls, value: object) -> object:
-        if value == "aws":
-            raise ValueError("the engine aws is not available in this version")
+    def _wss(cls, value: str | None) -> str | None:
+        return None if value is None else wss_endpoint(value)
+
+    @field_validator("s3_role_arn")
+    @classmethod
+    def _role(cls, value: str | None) -> str | None:
+        if value is not None and not _ROLE.fullmatch(value):
+            raise ValueError("is no ARN of a role")
         return value
 
-    @field_validator("pocketsphinx_workers")
+    @field_validator("archive_url")
     @classmethod
-    def _workers(cls, value: int) -> int:
-        return value or min(128, 2 * (os.cpu_count() or 1))
-
-    @field_validator("task_id")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        value = value or re.sub(r"[^A-Za-z0-9._:-]", "-", f"{socket.gethostname()}-{os.getpid()}")[-128:]
-        if not _TASK_ID.fullmatch(value):
-            raise ValueError("has characters that a task's name cannot have, or too many")
-        return value
-
-    @field_validator("master_key")
-    @classmethod
-    def _master_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            key_bytes(value.get_secret_value())
+    def _bucket(cls, value: str) -> str:
+        if value.startswith("s3:"):
+            s3_place(value)
         return value
 
     @property
     def archive_path(self) -> Path:
-        """The folder of the archive."""
+        """The folder of an archive on disk."""
         return path_of(self.archive_url)
+
+    @property
+    def on_s3(self) -> bool:
+        """Whether the archive is a bucket."""
+        return self.archive_url.startswith("s3:")
 
     @property
     def clinics_path(self) -> Path:

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_S3: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9!_.'()/-]*))?")
 _HOST: Final = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?)(?::[0-9]{1,5})?")
 _LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
@@ -81,8 +82,6 @@ def redis_url(text: str) -> str:
 
 def path_of(file_url: str) -> Path:
     """The absolute path of ``file:path``, ``file:/path`` or ``file:///path`` (RFC 8089)."""
-    if file_url.startswith("s3:"):
-        raise ValueError("s3:// is not available in this version")
     scheme, _, path = file_url.partition(":")
     if path.startswith("//"):
         host, slash, path = path[2:].partition("/")
@@ -113,3 +112,20 @@ def split_url(text: str) -> SplitResult:
     except ValueError:
         raise ValueError("is no URL") from None
     return parts
+
+
+def wss_endpoint(text: str) -> str:
+    """``wss://host[:port]``, nothing behind it."""
+    parts = split_url(text)
+    if parts.scheme != "wss" or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("is no wss:// URL of a host")
+    return text.rstrip("/")
+
+
+def s3_place(text: str) -> tuple[str, str]:
+    """Bucket and prefix (empty, or ending with a slash) of ``s3://bucket[/prefix]``."""
+    found = _S3.fullmatch(text)
+    if found is None:
+        raise ValueError("is not s3://bucket or s3://bucket/prefix")
+    path = (found[2] or "").strip("/")
+    return found[1], f"{path}/" if path else ""

@@ -89,8 +89,6 @@ def test_a_misspelt_setting_is_met_with_the_right_one() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("KIKITORI_ARCHIVE_URL", "s3://bucket/prefix"),
-        ("KIKITORI_ENGINE", "aws"),
         ("KIKITORI_REDIS_URL", "redis+cluster://r:6379"),
         ("KIKITORI_OIDC_ISSUER", "https://issuer.example"),
     ],
@@ -199,3 +197,40 @@ def test_the_table_has_every_setting_between_the_markers(
 def test_a_readme_without_markers_is_not_touched() -> None:
     with pytest.raises(ValueError, match="settings:begin"):
         settings_table.rewritten("# K")
+
+
+def test_the_production_settings_are_read() -> None:
+    settings = load(
+        {
+            "KIKITORI_ENGINE": "aws",
+            "KIKITORI_AWS_REGIONS": "ap-northeast-1, us-west-2",
+            "KIKITORI_TRANSCRIBE_ENDPOINT": "wss://localhost:9444/",
+            "KIKITORI_TRANSCRIBE_LANGUAGE_OPTIONS": "ja-JP,en-US",
+            "KIKITORI_ARCHIVE_URL": "s3://bucket/some/prefix",
+            "KIKITORI_S3_ROLE_ARN": "arn:aws:iam::123456789012:role/clinic",
+        }
+    )
+    assert settings.on_s3
+    assert settings.aws_regions == ("ap-northeast-1", "us-west-2")
+    assert settings.transcribe_endpoint == "wss://localhost:9444"
+    assert settings.transcribe_language_options == ("ja-JP", "en-US")
+    assert not load({}).on_s3
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("KIKITORI_AWS_REGIONS", "Tokyo"),
+        ("KIKITORI_AWS_REGIONS", "us-east-1,us-east-1"),
+        ("KIKITORI_AWS_REGIONS", ","),
+        ("KIKITORI_TRANSCRIBE_ENDPOINT", "https://localhost:9444"),
+        ("KIKITORI_TRANSCRIBE_ENDPOINT", "wss://localhost:9444/path"),
+        ("KIKITORI_TRANSCRIBE_STREAMS", "0"),
+        ("KIKITORI_TRANSCRIBE_STABILITY", "sometimes"),
+        ("KIKITORI_ARCHIVE_URL", "s3://"),
+        ("KIKITORI_ARCHIVE_URL", "s3://Bucket"),
+        ("KIKITORI_S3_ROLE_ARN", "role/clinic"),
+    ],
+)
+def test_a_wrong_production_setting_says_what_to_write(name: str, value: str) -> None:
+    assert "; write " in problems_of(**{name: value})[name]
