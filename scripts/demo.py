@@ -32,7 +32,9 @@ def main() -> int:
         settings = {"KIKITORI_DATA_DIR": folder, "KIKITORI_PORT": "0", "KIKITORI_ADMIN_PORT": "0"}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("KIKITORI_")}
         environment = {**kept, **settings, "KIKITORI_LOG_LEVEL": "warning", "PYTHONUNBUFFERED": "1"}
-        server = subprocess.Popen((*APP, "serve"), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        server = subprocess.Popen(
+            (*APP, "serve"), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        )
         try:
             return _demonstrate(_address(server), environment, Path(folder))
         finally:
@@ -68,7 +70,9 @@ def _demonstrate(url: str, environment: dict[str, str], folder: Path) -> int:
     if stream.wait() != 0 or session is None:
         return 1
     script = SAMPLE.with_suffix(".txt").read_text()
-    print(f"-- {time.monotonic() - started:.0f} s; word accuracy {word_accuracy(script, ' '.join(captions)):.1%}")
+    print(
+        f"-- {time.monotonic() - started:.0f} s; word accuracy {word_accuracy(script, ' '.join(captions)):.1%}"
+    )
     return _show_archive(folder, f"{session[2]}/{session[1]}", environment)
 
 
