@@ -163,7 +163,11 @@ class Desk:
             created_by=principal.subject,
             **{f: getattr(request, f) for f in CreateSession.__struct_fields__},
         )
-        await self._deps.store.create(session_key(ref), encode_record(record))
+        try:
+            await self._deps.store.create(session_key(ref), encode_record(record))
+        except StoreUnavailable:
+            self._deps.health.archive_answers = False
+            raise
         history = await load_history(self._deps.store, ref)
         if history is None:
             raise StoreUnavailable(session_key(ref), "was written and cannot be read")

@@ -150,15 +150,15 @@ class Catalog:
 
     def checks(self) -> ReadyView:
         """Whether new sessions are taken here."""
-        recovery = self._recovery
+        health, reading = self._deps.health, not self._recovery.done.is_set()
         checks = {
-            "redis": "ok" if recovery.index_answers else "unavailable",
-            "archive": "ok" if recovery.done.is_set() else "reading",
+            "redis": "ok" if health.index_answers else "unavailable",
+            "archive": "unavailable" if not health.archive_answers else "reading" if reading else "ok",
             "engine": "ok" if self._deps.engine.has_room() else "waiting",
         }
         if self._manager.draining:
             return ReadyView("draining", checks)
-        return ReadyView("ready" if recovery.index_answers else "not_ready", checks)
+        return ReadyView("ready" if health.takes_sessions else "not_ready", checks)
 
     async def _newer(self, ref: SessionRef, session: Session | None, seq: int) -> list[CommittedFinal]:
         if session is not None:

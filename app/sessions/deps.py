@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from app.archive.store import Store
 from app.events.log import EventLog
+from app.sessions.health import Health
 from app.sessions.index import SessionIndex
 from app.telemetry.metrics import Metrics
 from audio.engine import Engine
@@ -53,6 +54,7 @@ class SessionDeps:
     clock: Callable[[], float]
     wall: Callable[[], float]
     rng: random.Random = field(default_factory=random.Random)
+    health: Health = field(default_factory=Health)
     regions_of: Callable[[ClinicId], tuple[str, ...]] = lambda _: ()
 
     def now(self) -> str:

@@ -20,6 +20,8 @@ from tenants.clinic import parse_clinic_id
 from tenants.terms import SessionRef
 
 CHECK_SECONDS = 1.0
+PROBE_BYTES = 4096
+"""Enough for a disk without room to refuse it."""
 
 _log = logger(__name__)
 
@@ -27,13 +29,12 @@ _log = logger(__name__)
 class Recovery:
     """Reads the archive through after a start, and again when the index was emptied. ``run`` is owned by the manager.
 
-    ``done`` is set while the index may be trusted; ``index_answers`` tells whether it did when it was last asked.
+    ``done`` is set while the index may be trusted. What did not answer is asked again here, for ``deps.health``.
     """
 
     def __init__(self, deps: SessionDeps, manager: SessionManager) -> None:
         self._deps, self._manager = deps, manager
         self.done = asyncio.Event()
-        self.index_answers = True
 
     async def run(self) -> None:
         """Rebuild whenever there is need, trying again while the store or the index is away."""
@@ -42,12 +43,22 @@ class Recovery:
                 if not (self.done.is_set() and await self._deps.index.is_complete()):
                     self.done.clear()
                     await self._rebuild()
-                self.index_answers = True
+                self._deps.health.index_answers = True
+                await self._probe()
             except IndexUnavailable:
-                self.index_answers = False
+                self._deps.health.index_answers = False
             except StoreUnavailable as refusal:
-                _log.warning("recovery_delayed", reason=refusal.reason)
+                self._deps.health.archive_answers = False
+                _log.warning("archive_away", reason=refusal.reason)
             await asyncio.sleep(CHECK_SECONDS)
+
+    async def _probe(self) -> None:
+        if not self._deps.health.archive_answers:
+            key = f"_health/{self._deps.task.replace(':', '-')}/probe"
+            await self._deps.store.delete(key)
+            await self._deps.store.create(key, bytes(PROBE_BYTES))
+            await self._deps.store.delete(key)
+            self._deps.health.archive_answers = True
 
     async def _rebuild(self) -> None:
         sessions = unfinished = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -137,7 +138,7 @@ async def test_a_full_disk_takes_no_new_session_and_says_when_to_ask_again(
             assert refusal.json()["code"] == "archive_unavailable"
             assert int(refusal.headers["retry-after"]) >= 1
         ready = await person.http.get("/readyz")
-        print(f"readyz {ready.status_code} {ready.text}")
+        assert (ready.status_code, ready.json()["checks"]["archive"]) == (503, "unavailable")
         assert (await person.http.get("/healthz")).status_code == 200
 
         said = sample_pcm[: 8 * SECOND]
@@ -147,4 +148,7 @@ async def test_a_full_disk_takes_no_new_session_and_says_when_to_ask_again(
             disk.free()
         await assert_whole(person, speaking, said)
         assert (await person.create()).state == "created"
+        async with asyncio.timeout(10):
+            while (await person.http.get("/readyz")).status_code != 200:
+                await asyncio.sleep(0.1)
         assert set((await person.listed()).values()) == {"completed", "created"}

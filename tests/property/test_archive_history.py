@@ -73,7 +73,7 @@ def test_a_final_counts_if_no_newer_base_is_below_it(
             known = 1 <= epoch <= len(claims) and claims[epoch - 1] is not None
             if known and all(newer is None or final.seq <= newer[1] for newer in claims[epoch:]):
                 best[final.seq] = max(epoch, best.get(final.seq, 0))
-    expected = []
+    expected: list[tuple[int, int]] = []
     while after + len(expected) + 1 in best:
         seq = after + len(expected) + 1
         expected.append((seq, best[seq]))

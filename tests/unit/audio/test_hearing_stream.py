@@ -8,6 +8,7 @@ from audio.engine import EngineError, StreamRequest, Throttled, Unavailable
 from audio.feeding import Feed, Flushes
 from audio.hearing import Hearing
 from audio.hearing_stream import CLOSED_BY_ENGINE, HearingStream
+from audio.hearing_vigil import Patience
 from audio.ring import Ring
 from audio.transcript import Final, Partial
 from tests.support.scripted_engine import Script, ScriptedEngine, tone
@@ -50,7 +51,7 @@ async def served(script: Script, *, end: bool, silent: float | None = None) -> t
         ending=ending,
         clock=asyncio.get_running_loop().time,
         piece=1600,
-        silent=silent,
+        patience=Patience(silent),
     )
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(stream.serve())

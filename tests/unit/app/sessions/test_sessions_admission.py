@@ -247,9 +247,9 @@ async def test_tickets_are_for_those_who_may(tmp_path: Path) -> None:
         assert (observing.role, observing.session_id) == ("observer", session_id)
         for role in ("speaker", "observer"):
             with pytest.raises(SessionNotFound):
-                await desk.ticket(STRANGER, session_id, role)  # type: ignore[arg-type]
+                await desk.ticket(STRANGER, session_id, role)
             with pytest.raises(SessionNotFound):
-                await desk.ticket(DOCTOR, "../../etc", role)  # type: ignore[arg-type]
+                await desk.ticket(DOCTOR, "../../etc", role)
 
 
 @pytest.mark.parametrize(("scope", "role"), [(Scope.WRITE, "speaker"), (Scope.READ, "observer")])

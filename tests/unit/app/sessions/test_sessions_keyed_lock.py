@@ -22,14 +22,8 @@ def test_those_with_one_key_take_turns_in_order_and_others_do_not_wait() -> None
         async with asyncio.TaskGroup() as group:
             for name, key in (("a", "x"), ("b", "x"), ("c", "y")):
                 group.create_task(work(name, key))
-        assert order == ["a in", "c in", "a out", "c out", "b in", "b out"] or order == [
-            "a in",
-            "c in",
-            "a out",
-            "b in",
-            "c out",
-            "b out",
-        ]
+        assert order[:3] == ["a in", "c in", "a out"]
+        assert order.index("a out") < order.index("b in")
         assert len(lock) == 0
 
     run(scenario())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,7 +20,6 @@ COMPLETED = Completed("s", 10, 0, {}, None)
 @dataclass
 class Woken:
     times: int = 0
-    links: list[Link] = field(default_factory=list)
 
     def __call__(self) -> None:
         self.times += 1
@@ -110,7 +110,7 @@ def test_the_order_is_one_that_a_client_can_rely_on() -> None:
 def test_everything_that_waits_wakes_the_writer() -> None:
     woken = Woken()
     one = link(wake=woken)
-    steps = [
+    steps: list[Callable[[], None]] = [
         lambda: one.partial(partial(1)),
         lambda: one.finals_committed(["u1"]),
         lambda: one.notice(Notice("a", "b")),
@@ -156,13 +156,11 @@ def test_partials_that_wait_are_few_however_many_were_committed() -> None:
 def test_a_private_code_is_explained_before_the_close() -> None:
     one = link()
     one.close(Closing(CloseCode.WINDOW, "window_exceeded", "too far"))
-    assert one.closing
-    assert one.waiting
+    assert (one.closing, one.waiting, one.close_code) == (True, True, 4413)
     assert taken(one) == [
         {"type": "error", "code": "window_exceeded", "message": "too far", "retryable": True}
     ]
-    assert not one.waiting
-    assert one.close_code == 4413
+    assert (one.closing, one.waiting) == (True, False)
 
 
 @pytest.mark.parametrize(

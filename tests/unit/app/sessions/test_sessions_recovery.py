@@ -140,13 +140,14 @@ def test_it_waits_for_what_is_away(tmp_path: Path, away: str) -> None:
             async with world.running(recovery.run):
                 await asyncio.sleep(10)
                 assert not recovery.done.is_set()
-                assert recovery.index_answers is (away != "rows")
+                health = world.deps.health
+                assert (health.index_answers, health.archive_answers) == (away != "rows", away != "store")
                 world.rows.away = False
                 world.store.before = World(inner).store.before
                 await asyncio.wait_for(recovery.done.wait(), 5)
                 assert len(world.rows.rows) == 3
-                await asyncio.sleep(1)
-                assert recovery.index_answers
+                await asyncio.sleep(2)
+                assert health.takes_sessions
 
     scenario()
 
