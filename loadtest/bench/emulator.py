@@ -1,0 +1,164 @@
+"""What a stream costs the emulator: ``python -m loadtest.bench.emulator [--wire http2] [--streams 200] [--seconds 20] [--together]``.
+
+Further options are the emulator's own.
+
+Starts an emulator of its own, streams the sample into that many streams at once in real time, each from another place in it, and prints
+the emulator's CPU time in ms per stream-second, as the process itself counts it, beside what it sent. Only the time in which all
+streams are open counts. The client is as lean as can be: messages are made once, results are counted and not decoded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import ssl
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+import soundfile
+import uvloop
+
+from loadtest.bench.emulator_client import Http2Client, WebSocketClient
+from loadtest.emulator.chunks import AUDIO_HEADERS
+from loadtest.emulator.eventstream import encode_headers, frame
+
+SAMPLE: Final = Path(__file__).parents[2] / "tests" / "data" / "consultation.wav"
+CHUNK_SECONDS: Final = 0.1
+CHUNK_BYTES: Final = 3200
+OPEN_PER_SECOND: Final = 50
+SETTLE_SECONDS: Final = 2.0
+
+
+class Client(Protocol):
+    """One stream as the bench sees it."""
+
+    received: int
+
+    def send(self, message: bytes) -> None:
+        """Send one audio message, unsigned."""
+
+    def close(self) -> None:
+        """Drop the stream."""
+
+
+@dataclass(slots=True)
+class Load:
+    """The streams that are open, and the sample cut into messages."""
+
+    messages: list[bytes]
+    clients: list[Client] = field(default_factory=list)
+    together: bool = False
+    late: float = 0.0
+
+    async def speak(self) -> None:
+        """Send a chunk for each client every 100 ms, evenly spread or all together, until cancelled."""
+        begin, count = time.perf_counter(), 0
+        while True:
+            for place, client in enumerate([*self.clients]):
+                at = begin + (count + (0 if self.together else place / len(self.clients))) * CHUNK_SECONDS
+                wait = at - time.perf_counter()
+                if wait > 0.001:
+                    await asyncio.sleep(wait)
+                self.late = max(self.late, -wait)
+                client.send(self.messages[(count + place * 37) % len(self.messages)])
+            count += 1
+            await asyncio.sleep(max(0.0, begin + count * CHUNK_SECONDS - time.perf_counter()))
+
+
+@contextlib.asynccontextmanager
+async def emulator_process(streams: int, *more: str) -> AsyncIterator[tuple[dict[str, int], ssl.SSLContext]]:
+    """An emulator in a process of its own; its ports and a context that trusts it."""
+    with tempfile.TemporaryDirectory() as folder:
+        ca = Path(folder, "ca.pem")
+        limits = ("--max-streams", str(streams), "--max-starts-per-second", "1000")
+        ports = ("--h2-port", "0", "--ws-port", "0", "--ca-out", str(ca))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "loadtest.emulator", *ports, *limits, *more, stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            assert process.stdout is not None
+            ready = (await process.stdout.readline()).decode().split()[1:]
+            yield (
+                {name: int(port) for name, port in (part.split("=") for part in ready)},
+                ssl.create_default_context(cafile=str(ca)),
+            )
+        finally:
+            process.terminate()
+            await process.wait()
+
+
+def counters(port: int) -> dict[str, float]:
+    """The emulator's counters."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/counters", timeout=10) as answer:
+        found: dict[str, float] = json.load(answer)
+    return found
+
+
+def messages() -> list[bytes]:
+    """The sample as audio messages of 100 ms."""
+    samples, _ = soundfile.read(SAMPLE, dtype="int16")
+    pcm, block = samples.tobytes(), encode_headers(AUDIO_HEADERS)
+    whole = len(pcm) // CHUNK_BYTES * CHUNK_BYTES
+    return [frame(block, pcm[at : at + CHUNK_BYTES]) for at in range(0, whole, CHUNK_BYTES)]
+
+
+async def measure(wire: str, streams: int, seconds: float, load: Load, *more: str) -> None:
+    """Print the figures."""
+    connect = Http2Client.connect if wire == "http2" else WebSocketClient.connect
+    async with emulator_process(streams, *more) as (ports, trust), asyncio.TaskGroup() as tasks:
+        port = ports["h2" if wire == "http2" else "ws"]
+        speaking = tasks.create_task(load.speak())
+        for _ in range(streams):
+            load.clients.append(await connect(port, trust))
+            await asyncio.sleep(1 / OPEN_PER_SECOND)
+        await asyncio.sleep(SETTLE_SECONDS)
+        load.late, begin = 0.0, time.perf_counter()
+        before = await asyncio.to_thread(counters, ports["control"])
+        await asyncio.sleep(seconds)
+        after, passed = await asyncio.to_thread(counters, ports["control"]), time.perf_counter() - begin
+        speaking.cancel()
+        received = sum(client.received for client in load.clients)
+        for client in load.clients:
+            client.close()
+    report(
+        wire,
+        {name: after[name] - before[name] for name in ("cpu_seconds", "audio_bytes", "partials", "finals")},
+        passed,
+    )
+    print(
+        f"open {after['open_streams']} of {streams}, {received} pieces received, sent at most {load.late * 1000:.0f} ms late"
+    )
+
+
+def report(wire: str, grown: dict[str, float], passed: float) -> None:
+    """Print what one stream-second cost."""
+    stream_seconds = grown["audio_bytes"] / 32_000
+    results = (grown["partials"] + grown["finals"]) / stream_seconds
+    print(f"{wire}: {1000 * grown['cpu_seconds'] / stream_seconds:.3f} ms CPU per stream-second")
+    print(f"{stream_seconds / passed:.0f} stream-seconds a second, {results:.1f} results per stream-second")
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtest.bench.emulator", description="CPU of the emulator."
+    )
+    parser.add_argument("--wire", choices=("websocket", "http2"), default="websocket")
+    parser.add_argument("--streams", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--together", action="store_true", help="send for all streams at the same moment")
+    given, more = parser.parse_known_args()
+    load = Load(messages(), together=given.together)
+    uvloop.run(measure(given.wire, given.streams, given.seconds, load, *more))
+
+
+if __name__ == "__main__":
+    main()
