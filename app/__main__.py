@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("serve", "token", "stream", "verify", "check-config")
+COMMANDS = ("serve", "token", "stream", "verify", "check-config", "doctor")
 
 
 def main(arguments: Sequence[str]) -> int:

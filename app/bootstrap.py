@@ -17,6 +17,8 @@ from redis.asyncio import Redis
 
 from app.adapters.dev_issuer import AUDIENCE, ISSUER, DevIssuer
 from app.adapters.disk_store import DiskStore
+from app.adapters.doctor import Doctor
+from app.adapters.doctor_finding import Finding
 from app.adapters.embedded_redis import EmbeddedRedis, EmbeddedRedisBusy
 from app.adapters.file_registry import FileRegistry
 from app.adapters.local_keys import LocalKeys, MasterKeyRefused
@@ -160,8 +162,13 @@ def _speech(settings: Settings, redis: Redis) -> _Speech:
         holder=f"{settings.task_id[:64].replace(':', '.')}-{secrets.token_hex(4)}",
         rng=SystemRandom(),
     )
+    regions = _regions(settings)
+    return _Speech(RegionalEngine(regions, slots, clock=time.monotonic, rng=SystemRandom()), (slots.run,))
+
+
+def _regions(settings: Settings) -> dict[str, AwsRegion]:
     credentials, context = BotocoreCredentials(), ssl.create_default_context()
-    regions = {
+    return {
         region: AwsRegion(
             region,
             endpoint=settings.transcribe_endpoint,
@@ -171,7 +178,6 @@ def _speech(settings: Settings, redis: Redis) -> _Speech:
         )
         for region in settings.aws_regions
     }
-    return _Speech(RegionalEngine(regions, slots, clock=time.monotonic, rng=SystemRandom()), (slots.run,))
 
 
 def _aws_options(settings: Settings) -> AwsOptions:
@@ -187,6 +193,25 @@ def _aws_options(settings: Settings) -> AwsOptions:
         )
     except ValueError as error:
         raise ConfigError([f"KIKITORI_TRANSCRIBE_LANGUAGE_OPTIONS: {error}"]) from None
+
+
+def doctor_checks(settings: Settings) -> AsyncIterator[Finding]:
+    """What is wrong between the settings and the world, check by check; makes nothing that stays.
+
+    Raises:
+        ConfigError: at once: the options of the engine contradict each other.
+    """
+    engines: dict[str, Engine] = {}
+    if settings.engine == "pocketsphinx":
+        engines["engine"] = PocketSphinxEngine(1)
+    if settings.engine == "aws":
+        engines.update({f"transcribe {name}": region for name, region in _regions(settings).items()})
+    return Doctor(
+        settings,
+        clinic_registry(settings),
+        engines,
+        lambda: not settings.on_s3 and _holds_sessions(settings.archive_path),
+    ).findings()
 
 
 @asynccontextmanager

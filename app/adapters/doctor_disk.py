@@ -17,9 +17,9 @@ FREE_FAIL_BYTES: Final = 100 * 1024**2
 _GIB: Final = 1024**3
 
 
-def folder_check(name: str, folder: Path, variable: str, *, private: bool) -> Check:
-    """Whether ``folder`` can be used, or made; ``private``: nobody else should be able to look into it."""
-    return _check(name, lambda: _folder(name, folder, variable, private))
+def folder_check(name: str, folder: Path, variable: str) -> Check:
+    """Whether ``folder`` can be used, or made; ``variable`` is the setting that names it."""
+    return _check(name, lambda: _folder(name, folder, variable))
 
 
 def master_key_check(folder: Path, *, given: bool, shared: bool, holds_sessions: Callable[[], bool]) -> Check:
@@ -45,12 +45,14 @@ def _check(name: str, work: Callable[[], Finding]) -> Check:
         try:
             return work()
         except OSError as error:
-            return fail(name, f"{error.filename or 'the disk'}: {error.strerror}", "see to the disk and its mount")
+            return fail(
+                name, f"{error.filename or 'the disk'}: {error.strerror}", "see to the disk and its mount"
+            )
 
     return Check(name, lambda: in_thread(careful))
 
 
-def _folder(name: str, folder: Path, variable: str, private: bool) -> Finding:
+def _folder(name: str, folder: Path, variable: str) -> Finding:
     there = _nearest(folder)
     advice = f"let {variable} name a folder that this user may write to, or change its owner"
     if not there.is_dir():
@@ -60,7 +62,7 @@ def _folder(name: str, folder: Path, variable: str, private: bool) -> Finding:
     if there != folder:
         return ok(name, f"{folder} is not there yet; it can be made")
     mode = stat.S_IMODE(folder.stat().st_mode)
-    if private and mode & stat.S_IWOTH:
+    if mode & stat.S_IWOTH:
         return warn(name, f"everybody may write to {folder} (mode {mode:04o})", f"run: chmod 700 {folder}")
     return ok(name, f"{folder} can be written to")
 

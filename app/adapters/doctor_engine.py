@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from app.adapters.doctor_finding import Check, Finding, carried_out, ok
 from app.adapters.doctor_refusals import of_engine
 from audio.engine import Engine, EngineError, StreamRequest
-from audio.pcm import SAMPLE_RATE, SAMPLE_BYTES
+from audio.pcm import SAMPLE_BYTES, SAMPLE_RATE
 
 
 async def engine_findings(
@@ -23,7 +23,9 @@ async def _none() -> Finding:
     return ok("engine", "null: sessions are recorded, nothing is transcribed")
 
 
-def _hearing(name: str, engine: Engine, language: str, new_id: Callable[[], str]) -> Callable[[], Awaitable[Finding]]:
+def _hearing(
+    name: str, engine: Engine, language: str, new_id: Callable[[], str]
+) -> Callable[[], Awaitable[Finding]]:
     async def run() -> Finding:
         try:
             await _hear_silence(engine, StreamRequest(language=language, session=new_id()))

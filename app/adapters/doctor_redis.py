@@ -93,7 +93,11 @@ class _Probe:
             await self._client.publish(self._key, b"1")
             heard = await channel.get_message(timeout=_SECONDS)
         if heard is None or heard.get("data") != b"1":
-            return fail(name, "what was published did not arrive", "see that nothing between here and it filters Pub/Sub")
+            return fail(
+                name,
+                "what was published did not arrive",
+                "see that nothing between here and it filters Pub/Sub",
+            )
         return ok(name, "what is published arrives")
 
     async def _ask(self, *command: str) -> Any:
@@ -120,7 +124,11 @@ async def _embedded() -> Finding:
     found = re.search(rb"v=([0-9.]+)", said)
     version = found[1].decode() if found else ""
     judged = version_finding(name, version)
-    return ok(name, f"embedded: {program}, version {version}, would be started") if judged.level == "ok" else judged
+    return (
+        ok(name, f"embedded: {program}, version {version}, would be started")
+        if judged.level == "ok"
+        else judged
+    )
 
 
 def version_finding(name: str, version: str) -> Finding:

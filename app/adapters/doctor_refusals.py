@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from redis.exceptions import (
@@ -58,9 +59,7 @@ _S3_ADVICE: Final[Mapping[str, str]] = {
     "closed": _LATER,
 }
 
-_BLOCKING: Final = frozenset(
-    {"no_bucket", "wrong_region", "clock", "credentials", "timeout", "unavailable"}
-)
+_BLOCKING: Final = frozenset({"no_bucket", "wrong_region", "clock", "credentials", "timeout", "unavailable"})
 
 _RESOURCES: Final[Mapping[str, str]] = {
     "s3:ListBucket": "the bucket",
@@ -82,7 +81,7 @@ def missing_permission(operation: str, refusal: Refusal) -> str:
 
 
 def of_s3(name: str, operation: str, refusal: Refusal) -> Finding:
-    """What S3 refused ``operation`` with. It blocks what follows where nothing else could succeed either."""
+    """What S3 refused ``operation`` with."""
     permission = missing_permission(operation, refusal)
     if permission:
         return fail(
@@ -90,19 +89,15 @@ def of_s3(name: str, operation: str, refusal: Refusal) -> Finding:
             f"access denied: the permission {permission} is missing",
             _allow(permission),
         )
-    return fail(
-        name,
-        refusal.words,
-        _S3_ADVICE.get(refusal.reason, "look up the code of the answer in S3's list of error responses"),
-        blocks=refusal.reason in _BLOCKING,
-    )
+    advice = _S3_ADVICE.get(refusal.reason, "look up the code of the answer in S3's list of error responses")
+    return fail(name, refusal.words, advice)
 
 
 def of_bucket(name: str, operation: str, refusal: Refusal) -> Finding:
-    """The same of the bucket itself, where "missing" means the bucket."""
+    """The same of the bucket itself, where "missing" means the bucket. It blocks where nothing else could succeed either."""
     if refusal.reason == MISSING:
         refusal = Refusal("no_bucket", "the bucket does not exist", False)
-    return of_s3(name, operation, refusal)
+    return replace(of_s3(name, operation, refusal), blocks=refusal.reason in _BLOCKING)
 
 
 def of_key(name: str, operation: str, refusal: Refusal) -> Finding:
@@ -163,33 +158,41 @@ def of_engine(name: str, error: EngineError) -> Finding:
     """What a speech engine refused with."""
     if isinstance(error, Throttled):
         return warn(name, f"{error}: it was not tried", "run this again when fewer sessions go on")
-    return fail(name, str(error), _ENGINE_ADVICE.get(error.code, "run this again; see the service's health page"))
+    return fail(
+        name, str(error), _ENGINE_ADVICE.get(error.code, "run this again; see the service's health page")
+    )
+
+
+_Redis = tuple[tuple[type[Exception], ...], str, str, bool]
+
+_REDIS: Final[tuple[_Redis, ...]] = (
+    (
+        (AuthenticationError,),
+        "it does not accept the user or the password",
+        "correct them in KIKITORI_REDIS_URL (rediss://user:password@host:port)",
+        True,
+    ),
+    ((NoPermissionError,), "its access rules forbid {0}", "allow the user {0} (ACL SETUSER)", False),
+    ((BusyLoadingError,), "it is loading its data", _LATER, True),
+    ((OutOfMemoryError,), "it is full", "give it more memory", False),
+    (
+        (ReadOnlyError,),
+        "it is a replica, which takes no writes",
+        "name the primary in KIKITORI_REDIS_URL",
+        False,
+    ),
+    (
+        (RedisConnectionError, RedisTimeoutError, OSError),
+        "it cannot be reached",
+        "see that it runs, that KIKITORI_REDIS_URL names it (rediss:// where it wants TLS) and that this machine may connect",
+        True,
+    ),
+    ((Exception,), "it refuses {0}", "see that it is Redis 6.2 or newer", False),
+)
+"""Kinds of failure, the first that fits counts: sentence, advice, whether it blocks; ``{0}`` is the command."""
 
 
 def of_redis(name: str, command: str, error: RedisError | OSError) -> Finding:
     """What Redis refused ``command`` with. Its own text is not repeated: it may name users and keys."""
-    if isinstance(error, AuthenticationError):
-        return fail(
-            name,
-            "it does not accept the user or the password",
-            "correct them in KIKITORI_REDIS_URL (rediss://user:password@host:port)",
-            blocks=True,
-        )
-    if isinstance(error, NoPermissionError):
-        return fail(
-            name, f"its access rules forbid {command}", f"allow the user {command} (ACL SETUSER … +{command})"
-        )
-    if isinstance(error, BusyLoadingError):
-        return fail(name, "it is loading its data", _LATER, blocks=True)
-    if isinstance(error, OutOfMemoryError):
-        return fail(name, "it is full", "give it more memory")
-    if isinstance(error, ReadOnlyError):
-        return fail(name, "it is a replica, which takes no writes", "name the primary in KIKITORI_REDIS_URL")
-    if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
-        return fail(
-            name,
-            "it cannot be reached",
-            "see that KIKITORI_REDIS_URL names it (rediss:// where it wants TLS) and that this machine may connect",
-            blocks=True,
-        )
-    return fail(name, f"it refuses {command} ({type(error).__name__})", "see that it is Redis 6.2 or newer")
+    sentence, advice, blocks = next(row[1:] for row in _REDIS if isinstance(error, row[0]))
+    return fail(name, sentence.format(command), advice.format(command), blocks=blocks)

@@ -37,6 +37,14 @@ class FileRegistry:
         """The clinic as the file has it now."""
         return (await asyncio.to_thread(self._current)).get(clinic_id)
 
+    async def all(self) -> list[Clinic]:
+        """Every clinic as the file has it now, by id.
+
+        Raises:
+            RegistryUnavailable: see there.
+        """
+        return sorted((await asyncio.to_thread(self._current)).values(), key=_id_of)
+
     def known(self, clinic_id: ClinicId) -> Clinic | None:
         """``find`` for callers that cannot wait: costs one stat. While the file cannot be read, as it was last."""
         try:

@@ -15,6 +15,7 @@ from app.protocol.rest import Consent, CreateSession
 from app.sessions.admission import Desk, Serials
 from app.sessions.deps import SessionLimits
 from app.sessions.errors import Busy, IdempotencyInFlight, NotTheSpeaker, SessionNotFound, Unprocessable
+from app.sessions.recovery import Recovery
 from audio.engine import Engine
 from audio.engines.null import NullEngine
 from tenants.clinic import Clinic, ClinicId
@@ -218,6 +219,30 @@ def test_a_creation_that_failed_may_be_tried_again_with_its_key(tmp_path: Path, 
             assert (await desk.create(DOCTOR, REQUEST, "key")).item.state == "created"
 
     scenario()
+
+
+@in_virtual_time
+async def test_an_archive_that_takes_no_new_session_is_known_to_be_away_until_it_takes_something(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as (world, desk), asyncio.TaskGroup() as group:
+        recovering = group.create_task(Recovery(world.deps, world.manager).run())
+        await asyncio.sleep(1)
+
+        async def full(verb: str, key: str) -> None:
+            if verb == "create":
+                raise StoreUnavailable(key, "full", "no_space")
+
+        world.store.before = full
+        with pytest.raises(StoreUnavailable):
+            await desk.create(DOCTOR, REQUEST, None)
+        await asyncio.sleep(10)
+        assert not world.deps.health.takes_sessions
+        world.store.before = World(world.inner).store.before
+        await asyncio.sleep(3)
+        assert world.deps.health.takes_sessions
+        assert [row async for row in world.inner.list("_")] == []
+        recovering.cancel()
 
 
 @in_virtual_time
