@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from app.archive.history import History, Piece
+from app.archive.parallel import bounded_map
 from app.archive.reader import list_names, load_history, read_manifest, read_piece, read_pieces
 from app.archive.records import (
     Manifest,
@@ -46,6 +47,12 @@ from tenants.terms import SessionRef
 BLOCK_SAMPLES = 4 * SAMPLE_RATE
 """Samples encoded in one go: what is held in memory, and what a worker thread does at once."""
 
+PARALLEL_READS = 4
+"""Segments read, and so held, at once for one session."""
+
+PARALLEL_DELETES = 8
+"""Objects deleted at once for one session: one after the other, hours of segments would hold up its end for a minute."""
+
 _log = logger(__name__)
 
 
@@ -69,27 +76,29 @@ class _Source:
         async for block in self._finished_audio():
             yield block
             at += samples_of(len(block))
-        for piece in self.pieces:
-            if piece.end <= at:
-                continue
-            if piece.start > at:
-                self.missing.add(at, piece.start)
-                for silence in _silence(piece.start - at):
-                    yield silence
-            async for block in self._piece(piece, max(at, piece.start)):
-                yield block
-            at = piece.end
+        pieces = [piece for piece in self.pieces if piece.end > at]
+        for first in range(0, len(pieces), PARALLEL_READS):
+            batch = pieces[first : first + PARALLEL_READS]
+            read = await bounded_map(self._read, batch, limit=PARALLEL_READS)
+            for piece, pcm in zip(batch, read, strict=True):
+                for block in self._after(at, piece, pcm):
+                    yield block
+                at = piece.end
 
-    async def _piece(self, piece: Piece, start: int) -> AsyncIterator[memoryview]:
+    def _after(self, at: int, piece: Piece, pcm: memoryview | None) -> list[memoryview]:
+        """From ``at`` to the end of ``piece``; silence, noted as missing, before it and where its ``pcm`` is lost."""
+        start = max(at, piece.start) if pcm is not None else piece.end
+        if start > at:
+            self.missing.add(at, start)
+        said = [] if pcm is None else [pcm[bytes_of(start - piece.start) :]]
+        return [*_silence(start - at), *said]
+
+    async def _read(self, piece: Piece) -> memoryview | None:
         try:
-            pcm = await read_piece(self.store, self.ref, piece)
+            return await read_piece(self.store, self.ref, piece)
         except (ObjectCorrupt, ObjectMissing, RecordCorrupt) as loss:
-            _log.error("segment_lost", key=loss.key, start=start, end=piece.end)
-            self.missing.add(start, piece.end)
-            for silence in _silence(piece.end - start):
-                yield silence
-        else:
-            yield pcm[bytes_of(start - piece.start) :]
+            _log.error("segment_lost", key=loss.key, start=piece.start, end=piece.end)
+            return None
 
     async def _finished_audio(self) -> AsyncIterator[memoryview]:
         manifest, samples = self.history.manifest, self.history.finished_samples
@@ -262,10 +271,8 @@ async def _put_transcript(store: Store, order: Finish, history: History, samples
 
 async def clean_up(store: Store, ref: SessionRef, manifest: Manifest) -> None:
     """Delete what ``manifest`` replaces: segments and finals up to its epoch, and audio and transcripts it does not name."""
-    for name in await list_names(store, ref):
-        part = parse_segment_name(name) or parse_finals_name(name)
-        if (part is not None and part[1] <= manifest.epoch) or _is_unnamed(name, manifest):
-            await store.delete(folder(ref) + name)
+    replaced = [name for name in await list_names(store, ref) if _is_replaced(name, manifest)]
+    await bounded_map(lambda name: store.delete(folder(ref) + name), replaced, limit=PARALLEL_DELETES)
 
 
 def is_cleaned_up(history: History) -> bool:
@@ -275,6 +282,11 @@ def is_cleaned_up(history: History) -> bool:
         return True
     parts = any(epoch <= manifest.epoch for _, epoch in (*listing.segments, *listing.finals))
     return not parts and not any(_is_unnamed(name, manifest) for name in listing.others)
+
+
+def _is_replaced(name: str, manifest: Manifest) -> bool:
+    part = parse_segment_name(name) or parse_finals_name(name)
+    return (part is not None and part[1] <= manifest.epoch) or _is_unnamed(name, manifest)
 
 
 def _is_unnamed(name: str, manifest: Manifest) -> bool:

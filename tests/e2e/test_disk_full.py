@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +12,7 @@ import pytest
 from app.client.session import StreamOptions
 from app.protocol.close import CloseCode
 from app.protocol.messages import Notice
+from tests.support.raw_socket import eventually
 from tests.support.server import ServerProcess
 from tests.support.speaking import SECOND, Person, Speaking, assert_whole, cut_off, running
 from tests.support.tiny_disk import tiny_disk
@@ -148,7 +148,5 @@ async def test_a_full_disk_takes_no_new_session_and_says_when_to_ask_again(
             disk.free()
         await assert_whole(person, speaking, said)
         assert (await person.create()).state == "created"
-        async with asyncio.timeout(10):
-            while (await person.http.get("/readyz")).status_code != 200:
-                await asyncio.sleep(0.1)
+        await eventually(lambda: person.http.get("/readyz"), lambda ready: ready.status_code == 200)
         assert set((await person.listed()).values()) == {"completed", "created"}

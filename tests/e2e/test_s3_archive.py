@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -13,7 +14,6 @@ from tests.support.minio_server import MinioServer
 from tests.support.minio_server import running as running_minio
 from tests.support.moto_server import MotoServer
 from tests.support.moto_server import running as running_moto
-from tests.support.s3_archive import S3Server
 from tests.support.s3_proxy import Fault, Request, S3Proxy, proxied
 from tests.support.s3_served import ArchiveInS3, signer
 from tests.support.speaking import (
@@ -61,9 +61,9 @@ async def assert_ranges(person: Person, session_id: str, pcm: bytes) -> None:
     """Parts of the audio are served as parts."""
     url = f"/v1/sessions/{session_id}/audio"
     whole = (await person.http.get(f"{url}?format=flac")).content
-    part = await person.http.get(f"{url}?format=flac", headers={"Range": "bytes=1000-200999"})
-    assert (part.status_code, part.content) == (206, whole[1_000:201_000])
-    assert part.headers["content-range"] == f"bytes 1000-200999/{len(whole)}"
+    part = await person.http.get(f"{url}?format=flac", headers={"Range": "bytes=1000-100999"})
+    assert (part.status_code, part.content) == (206, whole[1_000:101_000])
+    assert part.headers["content-range"] == f"bytes 1000-100999/{len(whole)}"
     last = await person.http.get(f"{url}?format=wav", headers={"Range": "bytes=-64000"})
     assert (last.status_code, last.content) == (206, pcm[-64_000:])
     beyond = await person.http.get(f"{url}?format=flac", headers={"Range": f"bytes={len(whole)}-"})
@@ -71,9 +71,14 @@ async def assert_ranges(person: Person, session_id: str, pcm: bytes) -> None:
 
 
 def signers(proxy: S3Proxy, archive: ArchiveInS3, clinic: str) -> set[str]:
-    """Who signed the requests on a clinic's objects."""
-    of_clinic = f"/{archive.bucket}/{archive.prefix}{clinic}/"
-    return {signer(request) for request in proxy.requests if request.target.startswith(of_clinic)}
+    """Who signed the requests on a clinic's objects, and the lists of them."""
+    folder = f"/{archive.bucket}/{archive.prefix}{clinic}/"
+    listed = "prefix=" + quote(f"{archive.prefix}{clinic}/", safe="")
+    return {
+        signer(request)
+        for request in proxy.requests
+        if request.target.startswith(folder) or listed in request.target
+    }
 
 
 async def test_a_session_in_s3_is_exact_encrypted_and_kept_apart(
@@ -85,7 +90,7 @@ async def test_a_session_in_s3_is_exact_encrypted_and_kept_apart(
         server = archive.served(
             tmp_path / "data", proxy.url, engine="pocketsphinx", s3_role_arn=ROLE, sts_endpoint=proxy.url
         )
-        said = sample_pcm[: 25 * SECOND]
+        said = sample_pcm[: 15 * SECOND]
         async with server, await Person.of(server) as person, await Person.of(server, "osaka") as other:
             speaking = await spoken(person, said)
             transcript = await assert_complete(person, speaking, said)
@@ -106,23 +111,26 @@ async def test_a_session_in_s3_is_exact_encrypted_and_kept_apart(
         assert await archive.encryption("demo/") == {("aws:kms", moto.kms_key)}
         assert await archive.encryption("osaka/") == {("aws:kms", OSAKAS_KEY)}
         own, demo, osaka = moto.access_key, *(signers(proxy, archive, c) for c in ("demo", "osaka"))
-        assert demo and osaka and not demo & osaka and own not in demo | osaka
-    assert "AKID" not in server.log() and "SECRET" not in server.log()
+        assert demo
+        assert osaka
+        assert not demo & osaka
+        assert own not in demo | osaka
+    assert moto.secret_key not in server.log()
 
 
 async def test_a_killed_session_is_resumed_from_s3(
     moto: MotoServer, tmp_path: Path, sample_pcm: bytes
 ) -> None:
-    archive = await ArchiveInS3.new(moto)
+    said, archive = sample_pcm[: 30 * SECOND], await ArchiveInS3.new(moto)
     server = archive.served(tmp_path / "data", moto.url, engine="null")
     async with server, await Person.of(server) as person:
-        speaking = person.speaking(await person.create(), sample_pcm, StreamOptions())
+        speaking = person.speaking(await person.create(), said, StreamOptions())
         async with running(speaking):
             await speaking.until(lambda s: s.acked.durable >= 3 * SEGMENT)
             await server.kill()
-            assert speaking.acked.durable < len(sample_pcm) // 2
+            assert speaking.acked.durable < len(said) // 2
             await server.start()
-        await assert_complete(person, speaking, sample_pcm)
+        await assert_complete(person, speaking, said)
         assert speaking.client.sent.connections == 2
         await archive.assert_tidy("demo", speaking.session_id)
         assert {f"demo/{speaking.session_id}/epochs/{n}.json" for n in (1, 2)} <= set(await archive.keys())
@@ -149,12 +157,6 @@ async def test_a_killed_session_is_finished_from_s3_alone(
         status, report = await person.verify(speaking.session_id)
         assert status == 0, report
         await archive.assert_tidy("demo", speaking.session_id)
-        again = person.speaking(
-            msgspec.structs.replace(await person.create(), session_id=speaking.session_id),
-            sample_pcm,
-            StreamOptions(),
-        )
-        assert again.session_id == speaking.session_id
     assert await archive.uploads() == []
 
 
@@ -179,23 +181,17 @@ async def test_what_s3_refuses_is_told_and_not_guessed(
 
 async def test_a_session_in_minio(minio: MinioServer, tmp_path: Path, sample_pcm: bytes) -> None:
     """Signatures, checksums, conditions and keys are really checked there."""
-    archive: ArchiveInS3 = await ArchiveInS3.new(as_s3(minio))
-    server = archive.served(
-        tmp_path / "data", minio.url, engine="null", s3_role_arn=ROLE, sts_endpoint=minio.url
-    )
+    said, archive = sample_pcm[: 30 * SECOND], await ArchiveInS3.new(minio)
+    server = archive.served(tmp_path / "data", minio.url, engine="null")
     async with server, await Person.of(server) as person:
-        speaking = person.speaking(await person.create(), sample_pcm, StreamOptions())
+        speaking = person.speaking(await person.create(), said, StreamOptions())
         async with running(speaking):
             await speaking.until(lambda s: s.acked.durable >= 3 * SEGMENT)
             await server.kill()
             await server.start()
-        await assert_complete(person, speaking, sample_pcm)
-        await assert_ranges(person, speaking.session_id, sample_pcm)
+        await assert_complete(person, speaking, said)
+        await assert_ranges(person, speaking.session_id, said)
         await archive.assert_tidy("demo", speaking.session_id)
     assert await archive.uploads() == []
     ((scheme, key),) = await archive.encryption("")
     assert (scheme, key.rpartition("/")[2].removeprefix("arn:aws:kms:")) == ("aws:kms", minio.kms_key)
-
-
-def as_s3(server: S3Server) -> S3Server:
-    return server

@@ -34,14 +34,18 @@ class ServerProcess:
 
     Args:
         data_dir: its data folder, which outlives it.
+        environment: variables that are not settings, such as ``AWS_ACCESS_KEY_ID``.
         settings: further ``KIKITORI_`` settings, without the prefix.
     """
 
-    def __init__(self, data_dir: Path, **settings: str) -> None:
+    def __init__(
+        self, data_dir: Path, *, environment: Mapping[str, str] | None = None, **settings: str
+    ) -> None:
         self.data_dir = data_dir
         self.settings = {"KIKITORI_PORT": "0", "KIKITORI_ADMIN_PORT": "0", "KIKITORI_LOG_FORMAT": "json"}
         self.settings |= {f"KIKITORI_{name.upper()}": value for name, value in settings.items()}
         self.settings["KIKITORI_DATA_DIR"] = str(data_dir)
+        self.environment = dict(environment or {})
         self.url = self.admin_url = ""
         self.log_path = data_dir.parent / f"{data_dir.name}.log"
         self._process: Process | None = None
@@ -76,7 +80,7 @@ class ServerProcess:
         with self.log_path.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "app", "serve",
-                cwd=ROOT, env=clean_environment(self.settings), stdout=PIPE, stderr=log, start_new_session=True,
+                cwd=ROOT, env=clean_environment({**self.environment, **self.settings}), stdout=PIPE, stderr=log, start_new_session=True,
             )  # fmt: skip
         async with asyncio.timeout(START_SECONDS):
             self.url = await self._line(_ADDRESS)
@@ -97,7 +101,7 @@ class ServerProcess:
         """Run another command of the project with the same settings; (status, standard output, standard error)."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "app", *arguments,
-            cwd=ROOT, env=clean_environment(self.settings), stdout=PIPE, stderr=PIPE,
+            cwd=ROOT, env=clean_environment({**self.environment, **self.settings}), stdout=PIPE, stderr=PIPE,
         )  # fmt: skip
         out, err = await process.communicate()
         assert process.returncode is not None

@@ -277,6 +277,13 @@ def assert_finals_hold(finals: Sequence[FinalMessage], stored: Sequence[FinalVie
 
 
 async def assert_whole(person: Person, speaking: Speaking, pcm: bytes) -> TranscriptView:
+    """``assert_complete``, and the folder on the disk is tidy."""
+    transcript = await assert_complete(person, speaking, pcm)
+    await assert_tidy(person, speaking.session_id)
+    return transcript
+
+
+async def assert_complete(person: Person, speaking: Speaking, pcm: bytes) -> TranscriptView:
     """The session ended with exactly ``pcm`` and exactly the finals that its speaker was told; verify finds no fault."""
     completed = speaking.completed
     assert completed is not None, speaking.state()
@@ -293,5 +300,4 @@ async def assert_whole(person: Person, speaking: Speaking, pcm: bytes) -> Transc
     assert_finals_hold(speaking.finals, transcript.finals)
     status, report = await person.verify(speaking.session_id)
     assert status == 0, report
-    await assert_tidy(person, speaking.session_id)
     return transcript
