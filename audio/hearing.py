@@ -39,6 +39,7 @@ class Hearing:
 
     Everything before ``settled`` is in a final, known to be without speech, or given up. ``live`` is what engines heard:
     of each stream what was sent into it and is settled. Both stay where they began for an engine that does not transcribe.
+    ``reported``: the present stream has said something about the audio before it, not necessarily its last word.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Hearing:
         self._counted = settled
         self._gaps = Ranges()
         self.settled = settled
+        self.reported = settled
         self.live = Ranges()
 
     def begin(self, position: int) -> None:
@@ -61,6 +63,12 @@ class Hearing:
         self._timeline = Timeline(position)
         self._fed = Ranges()
         self._counted = position
+        self.reported = position
+
+    @property
+    def speaking(self) -> bool:
+        """Whether the present stream has a result that may still change."""
+        return self._ids.unfinished
 
     def fed(self, position: int, samples: int) -> None:
         """Note audio just before it is sent: a result may come before sending returns.
@@ -74,10 +82,13 @@ class Hearing:
     def take(self, event: StreamResult | Settled) -> None:
         """Pass on what an engine reports; what was said before ``settled`` is final already and is dropped."""
         if isinstance(event, Settled):
-            self.settle(self._timeline.position_of(event.position, end=True))
+            position = self._timeline.position_of(event.position, end=True)
+            self.reported = max(self.reported, position)
+            self.settle(position)
             self._timeline.forget(event.position)
             return
         end = self._timeline.position_of(event.end, end=True)
+        self.reported = max(self.reported, end)
         if end <= self.settled:
             return
         result = placed(event, self._timeline, self._ids, self._language)

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from audio.engine import EngineError, EngineStream, Flushed, Unavailable
+from audio.engine import EngineError, EngineEvent, EngineStream, Flushed, StreamResult, Unavailable
 from audio.feeding import Feed, Flushes, resume_at
 from audio.hearing import Hearing
-from audio.pcm import SAMPLE_RATE
+from audio.hearing_vigil import Patience, Vigil
+from audio.loudness import loudness
 
 CLOSED_BY_ENGINE: Final = "closed_by_engine"
 """Code of the error that a clean end becomes when it was not ours."""
@@ -28,9 +29,10 @@ class HearingStream:
         ending: asyncio.Event,
         clock: Callable[[], float],
         piece: int,
-        silent: float | None,
+        patience: Patience,
+        serves: Callable[[], None],
     ) -> None:
-        """``piece``: samples sent at once at most. ``silent``: see ``TranscriberLimits.silent_stream``."""
+        """``piece``: samples sent at once at most. ``patience``: with streams that report nothing. ``serves``: called before its first report is passed on."""
         self._stream = stream
         self._feed = feed
         self._hearing = hearing
@@ -38,23 +40,28 @@ class HearingStream:
         self._ending = ending
         self._clock = clock
         self._piece = piece
-        self._silent = silent
+        self._patience = patience
+        self._serves = serves
+        self._vigil = Vigil()
+        self._reported = False
         self._work = asyncio.Event()
         self._fate: asyncio.Future[EngineError | None] = asyncio.get_running_loop().create_future()
-        self._last_event = (clock(), feed.position)
+
+    @property
+    def reported(self) -> bool:
+        """Whether anything came from it."""
+        return self._reported
 
     def wake(self) -> None:
         """There is audio, a flush or the end."""
         self._work.set()
 
     def look(self) -> None:
-        """Find a stream dead that takes audio and reports nothing."""
-        if self._silent is None or self._fate.done():
-            return
-        when, position = self._last_event
-        waited = self._clock() - when
-        if waited > self._silent and self._feed.position - position > self._silent * SAMPLE_RATE:
-            self._fate.set_result(Unavailable("silent_stream", "the stream takes audio and reports nothing"))
+        """Find a stream dead that takes speech and reports nothing."""
+        seconds = self._patience.seconds
+        if seconds is not None and not self._fate.done() and self._vigil.mute(self._clock(), seconds):
+            self._patience.ran_out()
+            self._fate.set_result(Unavailable("silent_stream", "the stream takes speech and reports nothing"))
 
     async def serve(self) -> EngineError | None:
         """Feed and listen until the stream ends; None when it ended because we said so. Does not close it."""
@@ -85,15 +92,23 @@ class HearingStream:
     async def _listen(self) -> EngineError | None:
         try:
             async for event in self._stream.events():
-                self._last_event = (self._clock(), self._feed.position)
-                if not isinstance(event, Flushed):
-                    self._hearing.take(event)
-                elif (answered := self._flushes.answer()) is not None:
-                    self._hearing.settle(answered)
-                self._flushes.wake(self._hearing.settled)
+                self._take(event)
         except EngineError as error:
             return error
         return None
+
+    def _take(self, event: EngineEvent) -> None:
+        if not self._reported:
+            self._reported = True
+            self._serves()
+        self._vigil.heard()
+        if isinstance(event, StreamResult):
+            self._patience.rewarded()
+        if not isinstance(event, Flushed):
+            self._hearing.take(event)
+        elif (answered := self._flushes.answer()) is not None:
+            self._hearing.settle(answered)
+        self._flushes.wake(self._hearing.settled)
 
     async def _send_all(self) -> EngineError | None:
         feed = self._feed
@@ -123,3 +138,14 @@ class HearingStream:
         self._hearing.fed(start, end - start)
         await self._stream.send(samples)
         feed.sent(end)
+        self._vigil.sent(start, end, loudness(samples), self._clock())
+        self._settle_quiet(end)
+
+    def _settle_quiet(self, sent: int) -> None:
+        """In a long silence no result says that there was nothing; so that a stream may die in it and nothing is missed."""
+        if self._hearing.speaking:
+            return
+        known = self._vigil.without_speech(sent, self._hearing.reported)
+        if known is not None:
+            self._hearing.settle(known)
+            self._flushes.wake(self._hearing.settled)

@@ -118,6 +118,11 @@ class ResultIds:
         """The first number that was never given."""
         return self._next
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether the present stream has a result that may still change."""
+        return bool(self._open)
+
     def id_for(self, engine_id: str) -> str:
         """The id of a result that may still change."""
         ordinal = self._open.get(engine_id)

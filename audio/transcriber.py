@@ -14,7 +14,9 @@ from audio.coverage import Ranges
 from audio.engine import Engine, EngineError, EngineStream, Rejected, StreamRequest
 from audio.feeding import Feed, Flushes, resume_at
 from audio.hearing import Hearing, TranscriberSink
+from audio.hearing_attempts import Attempts
 from audio.hearing_stream import CLOSED_BY_ENGINE, HearingStream
+from audio.hearing_vigil import Patience
 from audio.pacing import Backoff, BackoffLimits
 from audio.pcm import SAMPLE_RATE
 from audio.ring import RING_SAMPLES, Reader, Ring
@@ -31,7 +33,7 @@ class TranscriberLimits(msgspec.Struct, frozen=True):
         close: how long a stream may take to be closed.
         waiting: without a stream for so long, ``engine_waiting`` is told.
         tick: how often a blocked engine is looked at.
-        silent_stream: a stream that was sent so much audio over so long and reported nothing is taken for dead; None: never.
+        silent_stream: a stream that was sent speech for so long and reported nothing is taken for dead; None: never. See ``Patience``.
         backoff: between streams.
         piece: the most that is sent at once.
         lag: half a ring; while more than this waits, an engine slower than real time is let go of.
@@ -101,11 +103,13 @@ class Transcriber:
         self._backoff: Final = Backoff(rng, self._limits.backoff)
         self._start: Final = max(reader.position, settled)
         self._stream: HearingStream | None = None
-        self._streams = 0
+        self._patience: Final = Patience(self._limits.silent_stream)
+        self._attempts: Final = Attempts(
+            sink, waiting=self._limits.waiting, healthy=self._limits.backoff.healthy
+        )
+        self._opening = False
         self._died = False
         self._rejected = False
-        self._opening: float | None = None
-        self._told_waiting = False
         self._wake: Final = asyncio.Event()
         self._ending: Final = asyncio.Event()
         self._over: Final = asyncio.Event()
@@ -189,6 +193,9 @@ class Transcriber:
             error = await self._serve(stream)
             if error is None:
                 return
+            if self._rejected:
+                self._degrade()
+                break
             await asyncio.sleep(self._backoff.failed(self._clock(), error))
         await self._ending.wait()
 
@@ -212,29 +219,27 @@ class Transcriber:
 
     async def _open(self) -> EngineStream | None:
         """Open a stream, however long it takes; None: the engine will never have one for this request."""
-        self._opening = self._clock()
-        self._told_waiting = False
-        if not self._engine.has_room():
-            self._tell_waiting()
-        while True:
-            try:
-                stream = await self._engine.open(self._request)
-            except Rejected:
-                self._opening = None
-                return None
-            except EngineError as error:
-                await asyncio.sleep(self._backoff.failed(self._clock(), error))
-                continue
-            self._opening = None
-            self._backoff.opened(self._clock())
-            return stream
+        self._attempts.wanted(self._clock(), self._engine.has_room)
+        self._opening = True
+        try:
+            while True:
+                try:
+                    stream = await self._engine.open(self._request)
+                except Rejected:
+                    return None
+                except EngineError as error:
+                    await asyncio.sleep(self._backoff.failed(self._clock(), error))
+                else:
+                    self._backoff.opened(self._clock())
+                    return stream
+        finally:
+            self._opening = False
 
     async def _serve(self, stream: EngineStream) -> EngineError | None:
         """Use a stream until it ends and close it; None: it ended because no audio follows."""
         try:
-            self._begin(stream)
-            assert self._stream is not None
-            error = await self._stream.serve()
+            hearing = self._begin(stream)
+            error = await hearing.serve()
         finally:
             self._stream = None
             with contextlib.suppress(TimeoutError, EngineError):
@@ -243,9 +248,12 @@ class Transcriber:
         if error is None:
             self._hearing.settle(self._feed.position)
         self._died = error is not None and error.code != CLOSED_BY_ENGINE
+        self._rejected = self._attempts.ended(
+            self._clock(), error, reported=hearing.reported, settled=self.settled
+        )
         return error
 
-    def _begin(self, stream: EngineStream) -> None:
+    def _begin(self, stream: EngineStream) -> HearingStream:
         start = resume_at(self._feed, self._hearing, max(self.settled, self._start))
         self._hearing.begin(start)
         self._flushes.begin()
@@ -257,12 +265,11 @@ class Transcriber:
             ending=self._ending,
             clock=self._clock,
             piece=self._limits.piece,
-            silent=self._limits.silent_stream,
+            patience=self._patience,
+            serves=self._attempts.serves,
         )
-        if self._streams:
-            message = "speech recognition was started again and hears the audio from here anew"
-            self._sink.on_notice("engine_restarted", message, start, None)
-        self._streams += 1
+        self._attempts.opened(self._clock(), start, self.settled)
+        return self._stream
 
     def _degrade(self) -> None:
         self._rejected = True
@@ -281,11 +288,5 @@ class Transcriber:
         self._feed.look()
         if self._stream is not None:
             self._stream.look()
-        if self._opening is not None and self._clock() - self._opening > self._limits.waiting:
-            self._tell_waiting()
-
-    def _tell_waiting(self) -> None:
-        if not self._told_waiting:
-            self._told_waiting = True
-            message = "speech recognition waits for a free place; the audio is kept meanwhile"
-            self._sink.on_notice("engine_waiting", message, None, None)
+        if self._opening or self._stream is not None:
+            self._attempts.look(self._clock())

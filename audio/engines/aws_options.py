@@ -37,7 +37,7 @@ class AwsLimits(msgspec.Struct, frozen=True):
     """Seconds.
 
     Attributes:
-        open: until a stream is open, credentials included.
+        open: until a stream is open, credentials included; less than the ring of a session holds, for meanwhile it is all there is.
         credentials: until there are credentials.
         send: how long the service may take nothing.
         end: from the end of audio to the service's close.
@@ -49,8 +49,8 @@ class AwsLimits(msgspec.Struct, frozen=True):
         tick: how often all this is looked at.
     """
 
-    open: float = 10.0
-    credentials: float = 5.0
+    open: float = 4.0
+    credentials: float = 3.0
     send: float = 10.0
     end: float = 8.0
     keepalive: float = 5.0

@@ -45,3 +45,15 @@ async def left_of(family: Sequence[Child], seconds: float = 10.0) -> list[str]:
 def resident_bytes(pid: int) -> int:
     """RSS of one process."""
     return int(psutil.Process(pid).memory_info().rss)
+
+
+def open_files(pid: int) -> int:
+    """How many descriptors one process has: files, pipes, sockets but for unix ones, which belong to pools."""
+    process = psutil.Process(pid)
+    return int(process.num_fds()) - len(process.net_connections(kind="unix"))
+
+
+def connections_to(pid: int, port: int) -> int:
+    """How many TCP connections one process has to a port."""
+    connections = psutil.Process(pid).net_connections(kind="tcp")
+    return sum(bool(connection.raddr) and connection.raddr.port == port for connection in connections)

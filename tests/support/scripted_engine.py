@@ -1,6 +1,6 @@
 """An engine for tests: hears a made-up language, and fails where its script says so. Passes the contract suite of engines.
 
-The language: a run of one non-zero sample value is a word (``w<value>``), zeros are silence, and 0.2 s of silence end an
+The language: a run of one non-zero sample value is a word (``w<value - LOUD>``), zeros are silence, and 0.2 s of silence end an
 utterance. So what is heard follows from the samples alone, wherever a stream began.
 """
 
@@ -28,11 +28,12 @@ from audio.engine import (
 from audio.pcm import SAMPLE_RATE
 
 PAUSE = SAMPLE_RATE // 5
+LOUD = 1000
 
 
 def tone(*words: int, seconds: float = 0.3, pause: float = 0.4) -> bytes:
     """An utterance of these words and the silence after it."""
-    spoken = [np.full(int(seconds * SAMPLE_RATE), word, np.int16) for word in words]
+    spoken = [np.full(int(seconds * SAMPLE_RATE), LOUD + word, np.int16) for word in words]
     return np.concatenate([*spoken, np.zeros(int(pause * SAMPLE_RATE), np.int16)]).tobytes()
 
 
@@ -89,7 +90,7 @@ class Hearer:
     def _run(self, value: int, count: int) -> list[EngineEvent]:
         if value != self._value:
             if self._value:
-                self._words.append(StreamWord(f"w{self._value}", self._since, self.heard, 0.9))
+                self._words.append(StreamWord(f"w{self._value - LOUD}", self._since, self.heard, 0.9))
             self._value, self._since = value, self.heard
         self.heard += count
         if not value and self._words and self.heard - self._since >= PAUSE:

@@ -130,3 +130,17 @@ def test_an_engine_that_does_not_transcribe_settles_and_misses_nothing() -> None
     assert heard.settled == 0
     assert list(heard.live) == []
     assert sink.gaps == []
+
+
+def test_what_was_reported_and_whether_more_of_it_will_come_is_known_of_the_present_stream() -> None:
+    heard, _ = hearing(settled=100)
+    heard.fed(100, 1000)
+    assert (heard.reported, heard.speaking) == (100, False)
+    heard.take(result("a", ("one", 0, 400), final=False))
+    assert (heard.reported, heard.speaking) == (500, True)
+    heard.take(result("a", ("one", 0, 380)))
+    assert (heard.reported, heard.speaking) == (500, False)
+    heard.take(Settled(600))
+    assert heard.reported == 700
+    heard.begin(480)
+    assert (heard.reported, heard.speaking) == (480, False)

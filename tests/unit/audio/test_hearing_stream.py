@@ -52,6 +52,7 @@ async def served(script: Script, *, end: bool, silent: float | None = None) -> t
         clock=asyncio.get_running_loop().time,
         piece=1600,
         patience=Patience(silent),
+        serves=lambda: None,
     )
     async with asyncio.TaskGroup() as tasks:
         serving = tasks.create_task(stream.serve())
@@ -82,3 +83,35 @@ def test_a_stream_that_reports_nothing_while_it_takes_audio_is_given_up() -> Non
     got, _ = run(served(Script(mute=True, speed=1.0), end=False, silent=3.0))
     assert got is not None
     assert got.code == "silent_stream"
+
+
+def test_a_mute_stream_that_is_sent_no_speech_is_not_given_up() -> None:
+    async def main() -> None:
+        ring = Ring()
+        clock = asyncio.get_running_loop().time
+        reader = ring.add_reader("transcriber", 0)
+        feed = Feed(ring, reader, clock=clock, lag=100_000, margin=100, may_let_go=True)
+        hearing = Hearing(Deaf(), language="en-US", next_ordinal=1, settled=0, transcribes=True)
+        ring.write(bytes(2 * 16_000 * 10))
+        served: list[str] = []
+        stream = HearingStream(
+            await ScriptedEngine(Script(mute=True, speed=1.0)).open(StreamRequest("en-US", "s")),
+            feed=feed,
+            hearing=hearing,
+            flushes=Flushes(),
+            ending=asyncio.Event(),
+            clock=clock,
+            piece=1600,
+            patience=Patience(3.0),
+            serves=lambda: served.append("yes"),
+        )
+        async with asyncio.TaskGroup() as tasks:
+            serving = tasks.create_task(stream.serve())
+            await asyncio.sleep(12)
+            stream.look()
+            assert not serving.done()
+            serving.cancel()
+        assert hearing.settled == 8 * 16_000
+        assert (served, stream.reported) == ([], False)
+
+    run(main())

@@ -220,3 +220,14 @@ def test_a_result_heard_in_inserted_silence_has_its_border() -> None:
     timeline.audio(100, 100)
     given = placed(StreamResult("e", 90, 150, "mm", final=False), timeline, ResultIds(), "en-US")
     assert (given.start, given.end) == (90, 100)
+
+
+def test_ids_know_whether_a_result_may_still_change() -> None:
+    ids = ResultIds()
+    assert not ids.unfinished
+    ids.id_for("a")
+    ids.id_for("b")
+    ids.settle("a")
+    assert ids.unfinished
+    ids.restart()
+    assert not ids.unfinished

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -581,6 +582,79 @@ def test_a_stream_that_takes_audio_and_reports_nothing_is_replaced() -> None:
     limits = TranscriberLimits(silent_stream=5.0)
     _, sink = hear(lambda: ScriptedEngine(Script(mute=True)), TALK, limits=limits)
     assert sink.texts() == SPOKEN
+    assert sink.codes() == ["engine_restarted"]
+
+
+def test_noise_without_words_restarts_the_engine_less_and_less_often() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(*[Script(mute=True)] * 100)
+        session = Session(engine, limits=TranscriberLimits(silent_stream=5.0))
+        await during(session, session.speak(tone(1, seconds=300.0)))
+        assert 5 <= len(engine.streams) <= 9
+        lives = [later - former for former, later in pairwise(engine.opened_at)]
+        assert lives[4] > 4 * lives[0]
+
+    run(main())
+
+
+def test_silence_is_no_sign_of_a_dead_stream() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(Script(mute=True))
+        session = Session(engine, limits=TranscriberLimits(silent_stream=5.0))
+        await during(session, session.speak(bytes(2 * 60 * SECOND)))
+        assert len(engine.streams) == 1
+
+    run(main())
+
+
+def test_a_stream_that_dies_in_a_long_silence_leaves_no_gap() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(Script(mute=True, die_after=60 * SECOND))
+        session = Session(engine)
+        sink = await during(session, session.speak(bytes(2 * 90 * SECOND) + tone(1, 2)))
+        assert sink.gaps() == []
+        assert sink.texts() == ["w1 w2"]
+        assert list(session.transcriber.live) == [(0, session.ring.head)]
+
+    run(main())
+
+
+def test_what_was_said_before_a_long_silence_is_not_settled_by_it() -> None:
+    async def main() -> None:
+        engine = ScriptedEngine(Script(mute=True, die_after=8 * SECOND))
+        session = Session(engine)
+        sink = await during(session, session.speak(tone(1, 2) + bytes(2 * 10 * SECOND) + tone(3)))
+        assert sink.texts() == ["w1 w2", "w3"]
+
+    run(main())
+
+
+def test_a_session_that_is_refused_within_its_streams_is_recorded_on() -> None:
+    async def main() -> None:
+        no = [Script(die_after=1600, error=Rejected("vocabulary", "none of that name"), mute=True)] * 9
+        engine = ScriptedEngine(*no)
+        session = Session(engine)
+        sink = await during(session, session.speak(TALK * 2))
+        assert [code for code in sink.codes() if code != "engine_waiting"] == ["engine_degraded"]
+        assert len(engine.streams) == 2
+        assert session.longest_wait < 0.05
+
+    run(main())
+
+
+def test_a_stream_that_is_refused_in_mid_speech_is_replaced() -> None:
+    scripts = [Script(die_after=after * SECOND, error=Rejected("bad_request", "odd")) for after in (3, 4)]
+    _, sink = hear(lambda: ScriptedEngine(*scripts), TALK)
+    assert sink.texts() == SPOKEN
+    assert sink.codes() == ["engine_restarted"] * 2
+
+
+def test_no_place_is_waited_for_when_the_session_gets_its_next_stream_at_once() -> None:
+    class Full(ScriptedEngine):
+        def has_room(self) -> bool:
+            return not self.streams
+
+    _, sink = hear(lambda: Full(Script(die_after=SECOND)), TALK)
     assert sink.codes() == ["engine_restarted"]
 
 
