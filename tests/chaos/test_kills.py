@@ -80,7 +80,10 @@ async def test_a_minute_of_kills(tmp_path: Path, sample_wav: Path) -> None:
     sample_pcm = read_audio(sample_wav)
     random = Random(seed)  # noqa: S311
     settings = {"engine": "pocketsphinx", "pocketsphinx_workers": "4"}
-    async with ServerProcess(tmp_path / "data", **settings) as server, await Person.of(server) as person:
+    async with (
+        ServerProcess(tmp_path / "data", environment=None, **settings) as server,
+        await Person.of(server) as person,
+    ):
         said, speakers = [], []
         for number in range(SESSIONS):
             start = random.randrange(30) * SECOND

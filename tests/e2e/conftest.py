@@ -43,7 +43,7 @@ async def server_factory(tmp_path: Path) -> AsyncIterator[StartServer]:
     async with AsyncExitStack() as stack:
 
         def make(name: str = "data", **settings: str) -> ServerProcess:
-            server = ServerProcess(tmp_path / name, **settings)
+            server = ServerProcess(tmp_path / name, environment=None, **settings)
 
             async def end() -> None:
                 if server.running:

@@ -224,10 +224,11 @@ def test_a_result_heard_in_inserted_silence_has_its_border() -> None:
 
 def test_ids_know_whether_a_result_may_still_change() -> None:
     ids = ResultIds()
-    assert not ids.unfinished
+    seen = [ids.unfinished]
     ids.id_for("a")
     ids.id_for("b")
     ids.settle("a")
-    assert ids.unfinished
+    seen.append(ids.unfinished)
     ids.restart()
-    assert not ids.unfinished
+    seen.append(ids.unfinished)
+    assert seen == [False, True, False]
