@@ -33,7 +33,7 @@ class SessionLimits:
     resume_window_seconds: float = 120.0
     created_seconds: float = 600.0
     reopen_seconds: float = 24 * 3600.0
-    end_seconds: float = 60.0
+    end_seconds: float = 45.0
     release_seconds: float = 10.0
 
 

@@ -101,7 +101,7 @@ def excerpt(tmp_path_factory: pytest.TempPathFactory, sample_wav: Path) -> Path:
 async def test_it_says_what_there_is() -> None:
     helped, nothing = await _run_all(("--help",), ())
     assert helped.status == 0
-    for command in ("serve", "token", "stream", "verify", "check-config"):
+    for command in ("serve", "token", "stream", "verify", "check-config", "doctor"):
         assert command in helped.out
     nothing.failed(2, "COMMAND")
 
@@ -185,7 +185,7 @@ async def test_every_mistake_is_told_at_once_by_every_command_and_no_value(
         "PROT": "8080",
         "PORT": SECRET,
         "HOST": "0.0.0.0",
-        "ENGINE": "aws",
+        "ENGINE": "azure",
         "MASTER_KEY": SECRET,
         "REDIS_URL": f"redis://:{SECRET}@",
         "SEGMENT_SECONDS": "20",
