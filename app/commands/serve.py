@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -31,6 +32,9 @@ from tenants.keys import KeysError
 
 BACKLOG: Final = 2048
 GRACEFUL_SECONDS: Final = 5
+YOUNG_OBJECTS: Final = 10_000
+"""Between two collections of the young: messages are freed by their counts, cycles are few."""
+
 STARTED_POLL_SECONDS: Final = 0.02
 DEMO_CLINIC: Final = ClinicId("demo")
 TOKEN_SECONDS: Final = 12 * 3600
@@ -158,6 +162,10 @@ async def _announce(settings: Settings, servers: Sequence[_Server], admin_port: 
         if any(server.should_exit for server in servers):
             return
         await asyncio.sleep(STARTED_POLL_SECONDS)
+    # What was made so far stays for good: a full collection that walks through it stops the event loop for 0.1 to 0.3 s.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
     _log.info(
         "serving",
         url=settings.public_url,
