@@ -342,7 +342,9 @@ def test_the_names_are_in_order() -> None:
         "tokyo-1/a/é",
     ],
 )
-async def test_it_lists_in_order_from_anywhere(filled: Store, prefix: str, delimiter: str) -> None:
+async def test_it_lists_in_order_from_anywhere(
+    filled: Store, prefix: str, delimiter: str, request: pytest.FixtureRequest
+) -> None:
     places = [
         "",
         *NAMES,
@@ -352,7 +354,8 @@ async def test_it_lists_in_order_from_anywhere(filled: Store, prefix: str, delim
         "tokyo-1/zzz",
         "\U0010ffff",
     ]
-    for after in places:
+    # moto takes a tenth of a second for a list: it is asked about every fifth place, the others about each.
+    for after in places[:: 5 if "moto" in request.node.name else 1]:
         found = await keys(filled.list(prefix, delimiter=delimiter, after=after))
         assert found == expected(prefix, delimiter, after), after
 

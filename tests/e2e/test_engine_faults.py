@@ -11,7 +11,7 @@ import pytest
 from tests.support.engine_faults import ALL, Blow, disturbed, fault_of, notices, stage
 from tests.support.speaking import SECOND, running
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(120)]
 
 STRIKE_SECONDS = (10.5, 16.0)
 """After a stream has been well for 10 s its death says nothing of its region."""

@@ -25,6 +25,8 @@ from tests.support.speaking import (
     running,
 )
 
+pytestmark = pytest.mark.long
+
 ROLE = "arn:aws:iam::123456789012:role/kikitori-clinic"
 OSAKAS_KEY = "arn:aws:kms:ap-northeast-1:123456789012:key/0190b6c5-0000-4000-8000-00000000aaaa"
 SEGMENT = 5 * SECOND // 2
