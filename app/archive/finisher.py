@@ -28,6 +28,7 @@ from app.archive.records import (
     parse_finals_name,
     parse_segment_name,
     transcript_name,
+    wire_coverage,
 )
 from app.archive.store import (
     ObjectCorrupt,
@@ -247,7 +248,7 @@ async def _build(store: Store, order: Finish, history: History) -> Manifest:
         finished_at=order.now,
         samples=samples,
         finals=len(order.finals),
-        coverage={name: [(start, end) for start, end in pairs] for name, pairs in coverage.to_wire().items()},
+        coverage=wire_coverage(coverage),
         audio_sha256=encoded.pcm_sha256 if keeps_audio else None,
         audio=encoded.stored,
         transcript=await _put_transcript(store, order, history, samples),

@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from audio.coverage import Coverage
 from audio.pcm import samples_of
 from audio.transcript import CommittedFinal
 from tenants.terms import Priority, Recording, SessionRef
@@ -164,6 +165,11 @@ class TranscriptRecord(msgspec.Struct, frozen=True, rename="camel"):
 
 
 _R = TypeVar("_R")
+
+
+def wire_coverage(coverage: Coverage) -> dict[str, RangeList]:
+    """Coverage as records and messages hold it."""
+    return {name: [(start, end) for start, end in pairs] for name, pairs in coverage.to_wire().items()}
 
 
 def encode_record(record: msgspec.Struct) -> bytes:

@@ -20,6 +20,7 @@ from app.archive.records import (
     TranscriptRecord,
     decode_record,
     folder,
+    wire_coverage,
 )
 from app.archive.store import ObjectCorrupt, ObjectMissing, Store
 from audio.codec import CodecError, FlacReader
@@ -151,7 +152,7 @@ async def _verify_unfinished(store: Store, ref: SessionRef, history: History) ->
     # Segments are written one after the other: what nobody has told to be missing was there.
     faults += [f"no segment holds the samples {first} to {last}" for first, last in missing.subtract(known)]
     coverage = Coverage(archived=archived, live=Ranges.from_wire(history.live).clip(end), missing=missing)
-    wire = {name: [(start, stop) for start, stop in pairs] for name, pairs in coverage.to_wire().items()}
+    wire = wire_coverage(coverage)
     return Verdict(False, history.end, len(finals), coverage.fraction_archived(), wire, faults)
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from app.archive.history import History
 from app.archive.reader import load_history, read_finals
-from app.archive.records import folder
+from app.archive.records import folder, wire_coverage
 from app.archive.store import Store
 from app.auth.principal import Principal
 from app.events.log import LogUnavailable
@@ -20,7 +20,7 @@ from app.sessions.index import SessionQuery
 from app.sessions.manager import SessionManager
 from app.sessions.recovery import Recovery
 from app.sessions.session import Session
-from app.sessions.views import archived_item, coverage_so_far, coverage_view, final_view, wire_coverage
+from app.sessions.views import archived_item, coverage_so_far, coverage_view, final_view
 from audio.coverage import Ranges
 from audio.transcript import CommittedFinal
 from tenants.terms import SessionRef, is_session_id

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
+import msgspec
+
 from app.archive.history import History
 from app.archive.reader import list_names, load_history, read_epoch
 from app.archive.records import Base, EpochRecord, encode_record, epoch_key, parse_epoch_name
@@ -104,7 +106,8 @@ async def claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claimant
 
 
 async def _claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claimant) -> Claim:
-    epoch = await _create_epoch(store, ref, claimant)
+    fence = await _create_epoch(store, ref, claimant)
+    epoch = fence.epoch
     history = await load_history(store, ref)
     if history is None:
         raise SessionNotFound
@@ -114,7 +117,10 @@ async def _claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claiman
     adopted, announced = await _announce(log, ref, epoch, history, claimant.task)
     history = _with_adopted(history, adopted)
     base = Base(history.end, history.seq + len(adopted))
-    await _write_base(store, epoch_key(ref, epoch), _record(epoch, claimant, base, adopted, history))
+    record = msgspec.structs.replace(
+        fence, base=base, finals=adopted, live=history.live, settled=history.settled
+    )
+    await _write_base(store, epoch_key(ref, epoch), record)
     if await _newest_epoch(store, ref) > epoch:
         raise _Overtaken
     return Claim(epoch, history, adopted, base, announced)
@@ -172,7 +178,7 @@ async def is_lost(store: Store, ref: SessionRef, epoch: int) -> bool:
     return False
 
 
-async def _create_epoch(store: Store, ref: SessionRef, claimant: Claimant) -> int:
+async def _create_epoch(store: Store, ref: SessionRef, claimant: Claimant) -> EpochRecord:
     for _ in range(CLAIM_ATTEMPTS):
         history = await load_history(store, ref)
         if history is None:
@@ -193,26 +199,8 @@ async def _create_epoch(store: Store, ref: SessionRef, claimant: Claimant) -> in
             await store.create(epoch_key(ref, epoch), encode_record(record))
         except ObjectExists:
             continue
-        return epoch
+        return record
     raise Superseded("too many connections claim this session at once")
-
-
-def _record(
-    epoch: int, claimant: Claimant, base: Base, adopted: list[CommittedFinal], history: History
-) -> EpochRecord:
-    return EpochRecord(
-        epoch=epoch,
-        task=claimant.task,
-        purpose=claimant.purpose,
-        claimed_at=claimant.now,
-        serial=claimant.serial,
-        ticket_id=claimant.ticket_id,
-        subject=claimant.subject,
-        base=base,
-        finals=adopted,
-        live=history.live,
-        settled=history.settled,
-    )
 
 
 async def _announce(

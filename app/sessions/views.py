@@ -68,11 +68,6 @@ def coverage_view(wire: dict[str, RangeList]) -> CoverageView:
     return CoverageView(**wire)
 
 
-def wire_coverage(coverage: Coverage) -> dict[str, RangeList]:
-    """Coverage as records and messages hold it."""
-    return {name: [(start, end) for start, end in pairs] for name, pairs in coverage.to_wire().items()}
-
-
 def final_view(committed: CommittedFinal) -> FinalView:
     """A final as REST answers it."""
     final = committed.final

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from app.archive.history import History, Listing
-from app.archive.records import Base, EpochRecord, Manifest, SessionRecord
+from app.archive.records import Base, EpochRecord, Manifest, SessionRecord, wire_coverage
 from app.sessions.state import SessionState
 from app.sessions.views import (
     archived_item,
@@ -13,7 +13,6 @@ from app.sessions.views import (
     coverage_view,
     final_view,
     item_of,
-    wire_coverage,
 )
 from audio.coverage import Ranges
 from tests.support.archives import CREATED_AT, finals
