@@ -1,10 +1,10 @@
-"""What a stream costs the emulator: ``python -m loadtest.bench.emulator [--wire http2] [--streams 200] [--seconds 20] [--together]``.
+"""What a stream costs the emulator: ``python -m loadtest.bench.emulator [--wire http2] [--streams 200] [--together]``.
 
 Further options are the emulator's own.
 
-Starts an emulator of its own, streams the sample into that many streams at once in real time, each from another place in it, and prints
-the emulator's CPU time in ms per stream-second, as the process itself counts it, beside what it sent. Only the time in which all
-streams are open counts. The client is as lean as can be: messages are made once, results are counted and not decoded.
+Starts for each wire an emulator of its own, streams the sample into that many streams at once in real time, each from another place
+in it, and prints the emulator's CPU time in ms per stream-second, as the process itself counts it: the median of several windows, all
+of them in the time in which all streams are open. The client is as lean as can be: messages are made once, and results not decoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Final, Protocol
 
 import soundfile
@@ -33,6 +35,8 @@ from loadtest.emulator.eventstream import encode_headers, frame
 SAMPLE: Final = Path(__file__).parents[2] / "tests" / "data" / "consultation.wav"
 CHUNK_SECONDS: Final = 0.1
 CHUNK_BYTES: Final = 3200
+BYTES_PER_SECOND: Final = 32_000
+WIRES: Final = ("websocket", "http2")
 OPEN_PER_SECOND: Final = 50
 SETTLE_SECONDS: Final = 2.0
 
@@ -110,8 +114,8 @@ def messages() -> list[bytes]:
     return [frame(block, pcm[at : at + CHUNK_BYTES]) for at in range(0, whole, CHUNK_BYTES)]
 
 
-async def measure(wire: str, streams: int, seconds: float, load: Load, *more: str) -> None:
-    """Print the figures."""
+async def measure(wire: str, streams: int, windows: int, seconds: float, load: Load, *more: str) -> None:
+    """Print the figures of one wire."""
     connect = Http2Client.connect if wire == "http2" else WebSocketClient.connect
     async with emulator_process(streams, *more) as (ports, trust), asyncio.TaskGroup() as tasks:
         port = ports["h2" if wire == "http2" else "ws"]
@@ -120,30 +124,33 @@ async def measure(wire: str, streams: int, seconds: float, load: Load, *more: st
             load.clients.append(await connect(port, trust))
             await asyncio.sleep(1 / OPEN_PER_SECOND)
         await asyncio.sleep(SETTLE_SECONDS)
-        load.late, begin = 0.0, time.perf_counter()
-        before = await asyncio.to_thread(counters, ports["control"])
-        await asyncio.sleep(seconds)
-        after, passed = await asyncio.to_thread(counters, ports["control"]), time.perf_counter() - begin
+        load.late = 0.0
+        counted, begin = [await asyncio.to_thread(counters, ports["control"])], time.perf_counter()
+        for _ in range(windows):
+            await asyncio.sleep(seconds)
+            counted.append(await asyncio.to_thread(counters, ports["control"]))
+        passed = time.perf_counter() - begin
         speaking.cancel()
-        received = sum(client.received for client in load.clients)
         for client in load.clients:
             client.close()
-    report(
-        wire,
-        {name: after[name] - before[name] for name in ("cpu_seconds", "audio_bytes", "partials", "finals")},
-        passed,
-    )
-    print(
-        f"open {after['open_streams']} of {streams}, {received} pieces received, sent at most {load.late * 1000:.0f} ms late"
-    )
+    report(wire, counted, passed)
+    print(f"  {counted[-1]['open_streams']} of {streams} open, sent at most {load.late * 1000:.0f} ms late")
 
 
-def report(wire: str, grown: dict[str, float], passed: float) -> None:
+def report(wire: str, counted: list[dict[str, float]], passed: float) -> None:
     """Print what one stream-second cost."""
-    stream_seconds = grown["audio_bytes"] / 32_000
-    results = (grown["partials"] + grown["finals"]) / stream_seconds
-    print(f"{wire}: {1000 * grown['cpu_seconds'] / stream_seconds:.3f} ms CPU per stream-second")
-    print(f"{stream_seconds / passed:.0f} stream-seconds a second, {results:.1f} results per stream-second")
+    costs: list[float] = []
+    for before, after in pairwise(counted):
+        cpu = after["cpu_seconds"] - before["cpu_seconds"]
+        costs.append(1000 * cpu / (after["audio_bytes"] - before["audio_bytes"]) * BYTES_PER_SECOND)
+    first, last = counted[0], counted[-1]
+    heard = (last["audio_bytes"] - first["audio_bytes"]) / BYTES_PER_SECOND
+    results = sum(last[name] - first[name] for name in ("partials", "finals"))
+    print(
+        f"{wire}: {median(costs):.3f} ms CPU per stream-second, "
+        f"median of {len(costs)} windows of {passed / len(costs):.1f} s ({min(costs):.3f} to {max(costs):.3f})"
+    )
+    print(f"  {heard / passed:.0f} stream-seconds a second, {results / heard:.1f} results per stream-second")
 
 
 def main() -> None:
@@ -151,13 +158,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m loadtest.bench.emulator", description="CPU of the emulator."
     )
-    parser.add_argument("--wire", choices=("websocket", "http2"), default="websocket")
+    parser.add_argument("--wire", choices=WIRES, action="append", help="one wire only (default: both)")
     parser.add_argument("--streams", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--windows", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of a window")
     parser.add_argument("--together", action="store_true", help="send for all streams at the same moment")
     given, more = parser.parse_known_args()
-    load = Load(messages(), together=given.together)
-    uvloop.run(measure(given.wire, given.streams, given.seconds, load, *more))
+    for wire in given.wire or WIRES:
+        load = Load(messages(), together=given.together)
+        uvloop.run(measure(wire, given.streams, given.windows, given.seconds, load, *more))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from loadtest.emulator.server import DEFAULT_KEYS, Options, emulator
+from loadtest.emulator.server import CROWD, DEFAULT_KEYS, Options, emulator
 from loadtest.emulator.service import Names, Quotas
 from loadtest.emulator.sigv4 import Credentials
 from loadtest.emulator.stream import Rules
@@ -49,6 +49,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=70.0,
         help="from the end of what is heard to its result (default 70)",
+    )
+    add(
+        "--turn-ms",
+        type=float,
+        default=35.0,
+        help=f"with {CROWD} open streams and more, wake up only so often; shifts results by at most as much (default 35; 0: never)",
     )
     add("--max-streams", type=int, default=25, help="open at once in a region (default 25)")
     add("--max-starts-per-second", type=int, default=25, help="in a region (default 25)")
@@ -89,6 +95,7 @@ def options(arguments: Sequence[str] | None = None) -> Options:
         quotas=Quotas(given.max_streams, given.max_starts_per_second),
         names=Names(frozenset(given.vocabulary), frozenset(given.vocabulary_filter)),
         refuse_by_status=given.refuse_by_status,
+        turn=given.turn_ms / 1000,
     )
 
 

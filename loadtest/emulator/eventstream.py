@@ -15,6 +15,7 @@ from zlib import crc32
 
 OVERHEAD: Final = 16
 PRELUDE_BYTES: Final = 12
+CRC_BYTES: Final = 4
 MAX_MESSAGE_BYTES: Final = 128 * 1024
 """Far above what a chunk of audio may be; a longer message is refused before it is collected."""
 
@@ -130,10 +131,10 @@ def _cut(block: bytes, at: int, length: int) -> bytes:
 _known_headers = lru_cache(maxsize=64)(decode_headers)
 
 
-def frame(block: bytes, payload: bytes) -> bytes:
-    """A message with an already encoded block of headers."""
-    lengths = _LENGTHS.pack(OVERHEAD + len(block) + len(payload), len(block))
-    body = b"".join((lengths, _CRC.pack(crc32(lengths)), block, payload))
+def frame(block: bytes, *payload: bytes) -> bytes:
+    """A message with an already encoded block of headers; its payload may be in pieces."""
+    lengths = _LENGTHS.pack(OVERHEAD + len(block) + sum(map(len, payload)), len(block))
+    body = b"".join((lengths, _CRC.pack(crc32(lengths)), block, *payload))
     return body + _CRC.pack(crc32(body))
 
 

@@ -68,6 +68,7 @@ class Http2Wire(asyncio.Protocol):
 
     def __init__(self, service: Service, connections: Connections) -> None:
         self._service = service
+        self._timers = service.timers
         self._connections = connections
         self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
         self._framer = Framer()
@@ -94,6 +95,7 @@ class Http2Wire(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._timers.catch_up()
         self._connections.discard(self)
         self._state = _State.OVER
         if self._stream is not None:
@@ -106,17 +108,10 @@ class Http2Wire(asyncio.Protocol):
         self._full(full=False)
 
     def data_received(self, data: bytes) -> None:
-        for kind, flags, stream_id, raw in self._framer.feed(data):
-            if self._transport.is_closing():
-                return
-            if kind == DATA and stream_id == self._stream_id and stream_id:
-                self._data(raw, flags)
-            elif kind == WINDOW_UPDATE:
-                self._outflow.credit(stream_id, raw, self._stream_id)
-            elif kind != GOAWAY:
-                self._control(raw)
-        if self._framer.broken:
-            self._transport.abort()
+        self._timers.work(self._received, data)
+
+    def eof_received(self) -> None:
+        self._timers.catch_up()
 
     # -- what a stream asks of its wire --------------------------------------------------------------------------------
 
@@ -151,12 +146,24 @@ class Http2Wire(asyncio.Protocol):
 
     # -- within --------------------------------------------------------------------------------------------------------
 
+    def _received(self, data: bytes) -> None:
+        for kind, flags, stream_id, raw in self._framer.feed(data):
+            if self._transport.is_closing():
+                return
+            if kind == DATA and stream_id == self._stream_id and stream_id:
+                self._data(raw, flags)
+            elif kind == WINDOW_UPDATE:
+                self._outflow.credit(stream_id, raw, self._stream_id)
+            elif kind != GOAWAY:
+                self._control(raw)
+        if self._framer.broken:
+            self._transport.abort()
+
     def _write(self, data: bytes) -> None:
         self._transport.write(data)
 
     def _flush(self) -> None:
-        data = self._h2.data_to_send()
-        if data and not self._transport.is_closing():
+        if (data := self._h2.data_to_send()) and not self._transport.is_closing():
             self._transport.write(data)
 
     def _full(self, *, full: bool) -> None:
@@ -286,7 +293,7 @@ class Http2Wire(asyncio.Protocol):
     def _linger(self) -> None:
         self._state = _State.OVER
         self._pause("rules", paused=False)
-        self._service.timers.call_at(self._service.timers.time() + LINGER_SECONDS, self._close)
+        self._timers.call_at(self._timers.time() + LINGER_SECONDS, self._close)
 
     def _close(self) -> None:
         if not self._transport.is_closing():

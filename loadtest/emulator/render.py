@@ -1,6 +1,6 @@
 """From what was heard to TranscriptEvent messages, in the shape that StartStreamTranscription's ``Result`` has.
 
-Each word is written as JSON once and joined from then on; a partial result costs a join and two CRCs.
+Each word is written as JSON once; a partial result costs its newest word, a join and two CRCs.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from loadtest.emulator.speech import Utterance, Word
 _EVENT: Final = encode_headers(
     {":event-type": "TranscriptEvent", ":content-type": "application/json", ":message-type": "event"}
 )
-
-
+_HEAD: Final = b'{"Transcript":{"Results":[{"Alternatives":[{"Entities":['
+_ITEMS: Final = b'],"Items":['
+_TEXT: Final = b'],"Transcript":"'
 _STABLE: Final = ',"Stable":true}'
 _UNSTABLE: Final = ',"Stable":false}'
 
 
-def _chain(before: str, items: list[str]) -> str:
-    """More items behind those that are written, none of them stable."""
-    more = (_UNSTABLE + ",").join(items)
-    return f"{before}{',' if before and items else ''}{more}{_UNSTABLE if items else ''}"
+def _chain(items: list[str], *, first: bool) -> bytes:
+    """Items that are not stable, as JSON; with a comma before them if others come ``first``."""
+    if not items:
+        return b""
+    return f"{',' if first else ''}{(_UNSTABLE + ',').join(items)}{_UNSTABLE}".encode()
 
 
 def exception_frame(error: ServiceError) -> bytes:
@@ -62,13 +64,13 @@ class Renderer:
 
     def partial(self, utterance: Utterance) -> bytes:
         """The message for an utterance that goes on."""
-        return frame(_EVENT, self._sentence(utterance).write(final=False).encode())
+        return self._sentence(utterance).write(final=False)
 
     def final(self, utterance: Utterance) -> bytes:
         """The message for an utterance that is complete."""
-        text = self._sentence(utterance).write(final=True)
+        message = self._sentence(utterance).write(final=True)
         self._current = None
-        return frame(_EVENT, text.encode())
+        return message
 
     def _sentence(self, utterance: Utterance) -> _Sentence:
         current = self._current
@@ -90,12 +92,11 @@ class _Sentence:
         self._speaker = quoted(str((first >> 4) % 2)) if parameters.speakers else "null"
         self._items: list[str] = []
         """Of the words but the last; without the end, which says whether the item is stable."""
-        self._joined = ""
+        self._joined = b""
         """The same as JSON while nothing is stable."""
-        self._text = ""
+        self._text = b""
         self._entities: list[str] = []
         self._written = 0
-        self._head = '{"Transcript":{"Results":[{"Alternatives":[{"Entities":'
         known = f',"LanguageCode":{quoted(language)}' if parameters.identify else ""
         scores = self._scores(language) if parameters.identify else ""
         self._tail = (
@@ -109,46 +110,47 @@ class _Sentence:
         rows = (f'{{"LanguageCode":{quoted(code)},"Score":{score}}}' for code, score in pairs)
         return f',"LanguageIdentification":[{",".join(rows)}]'
 
-    def write(self, *, final: bool) -> str:
-        """The event as JSON."""
+    def write(self, *, final: bool) -> bytes:
+        """The event as a message."""
         utterance = self.utterance
         count = len(utterance.words)
         self._settle(count if final else count - 1, final=final)
-        text = self._text
         newest: list[str] = []
         if final:
             newest.append(self._mark(self._lexicon.stop, utterance.end))
-            text += self._lexicon.stop
+            text = self._lexicon.stop
         else:
-            text += self._add(newest, utterance.words[-1], count - 1, young=True)
-        entities = f"[{','.join(self._entities)}]" if final and self._parameters.pii == "identify" else "[]"
-        return (
-            f'{self._head}{entities},"Items":[{self._join(newest, final=final)}],"Transcript":"{text}"}}],"ChannelId":"ch_0",'
-            f'"EndTime":{seconds(utterance.end)},"IsPartial":{"false" if final else "true"}{self._tail}'
+            text = self._add(newest, utterance.words[-1], count - 1, young=True)
+        entities = ",".join(self._entities) if final and self._parameters.pii == "identify" else ""
+        rest = (
+            f'{text}"}}],"ChannelId":"ch_0","EndTime":{seconds(utterance.end)},'
+            f'"IsPartial":{"false" if final else "true"}{self._tail}'
         )
+        items = self._join(newest, final=final)
+        return frame(_EVENT, _HEAD, entities.encode(), _ITEMS, *items, _TEXT, self._text, rest.encode())
 
     def _settle(self, count: int, *, final: bool) -> None:
         """Write the words up to ``count`` for good."""
         if final and self._parameters.pii == "redact":
-            self._items, self._joined, self._text, self._written = [], "", "", 0
+            self._items, self._joined, self._text, self._written = [], b"", b"", 0
         words = self.utterance.words
         if self._written < count:
             fresh: list[str] = []
             for number in range(self._written, count):
-                self._text += self._add(fresh, words[number], number, redact=final)
+                self._text += self._add(fresh, words[number], number, redact=final).encode()
+            self._joined += _chain(fresh, first=bool(self._items))
             self._items += fresh
-            self._joined = _chain(self._joined, fresh)
             self._written = count
 
-    def _join(self, newest: list[str], *, final: bool) -> str:
+    def _join(self, newest: list[str], *, final: bool) -> tuple[bytes, ...]:
         stability = self._parameters.stability
         if stability < 0:
-            return _chain(self._joined, newest)
+            return self._joined, _chain(newest, first=bool(self._items))
         items = [*self._items, *newest]
         certain = len(items) if final else max(0, len(items) - stability)
         parts = [item + _STABLE for item in items[:certain]]
         parts += [item + _UNSTABLE for item in items[certain:]]
-        return ",".join(parts)
+        return (",".join(parts).encode(),)
 
     def _add(
         self, items: list[str], word: Word, number: int, *, young: bool = False, redact: bool = False

@@ -24,16 +24,21 @@ from loadtest.emulator.service import Names, Quotas, Service
 from loadtest.emulator.sigv4 import Credentials, Verifier
 from loadtest.emulator.sockets import BACKLOG, Connections, listeners
 from loadtest.emulator.stream import Rules
+from loadtest.emulator.turns import Turns
 from loadtest.emulator.websocket import MAX_FRAME_BYTES, WebSockets
 
 CHECK_SECONDS: Final = 0.2
 """The rules that time alone breaks are checked so often."""
+CROWD: Final = 50
+"""From so many open streams on the emulator works in turns."""
+_TLS_BUFFER: Final = 16_448
+"""Bytes, a record and a little more: what each connection has of its own is cold whenever it is used."""
 DEFAULT_KEYS: Final = {"AKIDEXAMPLE": Credentials("SECRETEXAMPLE")}
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How an emulator runs; a port of 0 picks a free one."""
+    """How an emulator runs; a port of 0 picks a free one, and see `Turns` for ``turn``: only where the process does nothing else."""
 
     h2_port: int = 0
     ws_port: int = 0
@@ -44,6 +49,7 @@ class Options:
     quotas: Quotas = field(default_factory=Quotas)
     names: Names = field(default_factory=Names)
     refuse_by_status: bool = False
+    turn: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +85,11 @@ class _Servers:
             server.close()
 
 
-async def _watch(service: Service) -> None:
+async def _watch(service: Service, turns: Turns) -> None:
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         service.check()
+        turns.crowd(crowded=service.ledger.open_streams >= CROWD)
 
 
 @asynccontextmanager
@@ -92,13 +99,13 @@ async def emulator(options: Options) -> AsyncIterator[tuple[Ports, Service]]:
     Raises:
         OSError: a port is taken, or the authority's certificate cannot be written.
     """
-    loop = asyncio.get_running_loop()
+    turns = Turns(asyncio.get_running_loop(), options.turn)
     service = Service(
         verifier=Verifier(options.keys),
         rules=options.rules,
         quotas=options.quotas,
         names=options.names,
-        timers=loop,
+        timers=turns,
         now=time.time,
     )
     streams, calls = Connections(service.ledger), Connections(Ledger())
@@ -106,10 +113,11 @@ async def emulator(options: Options) -> AsyncIterator[tuple[Ports, Service]]:
     try:
         ports = await _listen(options, service, streams, calls, servers)
         async with asyncio.TaskGroup() as tasks:
-            watch = tasks.create_task(_watch(service))
+            watch = tasks.create_task(_watch(service, turns))
             yield ports, service
             watch.cancel()
     finally:
+        turns.close()
         servers.close()
         streams.abort_all()
         calls.abort_all()
@@ -130,7 +138,15 @@ async def _listen(
 
     def http2(sock: socket.socket) -> Awaitable[asyncio.Server]:
         make = partial(Http2Wire, service, streams)
-        return aiofastnet.create_server(loop, make, sock=sock, ssl=h2_context, backlog=BACKLOG)
+        return aiofastnet.create_server(
+            loop,
+            make,
+            sock=sock,
+            ssl=h2_context,
+            backlog=BACKLOG,
+            ssl_incoming_bio_size=_TLS_BUFFER,
+            ssl_outgoing_bio_size=_TLS_BUFFER,
+        )
 
     def websocket(sock: socket.socket) -> Awaitable[asyncio.Server]:
         return ws_create_server(
@@ -140,6 +156,8 @@ async def _listen(
             backlog=BACKLOG,
             max_frame_size=MAX_FRAME_BYTES,
             enable_auto_pong=True,
+            ssl_incoming_bio_size=_TLS_BUFFER,
+            ssl_outgoing_bio_size=_TLS_BUFFER,
         )
 
     def calling(sock: socket.socket) -> Awaitable[asyncio.Server]:

@@ -6,7 +6,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from loadtest.emulator.faults import Fault, FaultBook
 from loadtest.emulator.ledger import Ledger
@@ -16,6 +16,16 @@ from loadtest.emulator.sigv4 import Caller, Request, Verifier
 from loadtest.emulator.stream import Rules, Stream, Timers, Wire
 
 _SECOND: Final = 1.0
+
+
+class Clock(Timers, Protocol):
+    """The clock of the wires."""
+
+    def work(self, job: Callable[[bytes], object], data: bytes) -> None:
+        """Do ``job`` with what has been read: at once, or when all is read, in the order of these calls."""
+
+    def catch_up(self) -> None:
+        """Do all that was put off. To be called before anything that must come after what was read."""
 
 
 @dataclass(slots=True)
@@ -69,7 +79,7 @@ class Service:
     Args:
         verifier: knows the keys.
         rules: of a stream. ``quotas``: of a region. ``names``: what vocabularies there are.
-        timers: the event loop.
+        timers: its clock.
         now: seconds since 1970.
     """
 
@@ -80,7 +90,7 @@ class Service:
         rules: Rules,
         quotas: Quotas,
         names: Names,
-        timers: Timers,
+        timers: Clock,
         now: Callable[[], float],
     ) -> None:
         self.quotas = quotas

@@ -13,8 +13,7 @@ All sums are of whole numbers below 2**53, so they are exact in whatever order t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 from zlib import crc32
 
 import numpy as np
@@ -71,11 +70,10 @@ class Utterance:
         self.words: list[Word] = []
 
 
-class Heard(NamedTuple):
-    """What there is to tell: an utterance that has grown, or one that is complete."""
+class Tell(Protocol):
+    """Told of an utterance that has grown, or that is complete. It is as it is now only during the call."""
 
-    utterance: Utterance
-    final: bool
+    def __call__(self, utterance: Utterance, *, final: bool) -> object: ...
 
 
 _INT16: Final = np.dtype("<i2")
@@ -86,7 +84,7 @@ def _energy(pcm: bytes) -> float:
     return float(samples.dot(samples))
 
 
-def _sums(pcm: bytearray) -> NDArray[np.float64] | None:
+def _sums(pcm: bytes) -> NDArray[np.float64] | None:
     """Sums of squares from the first sample on, or None when nothing in it is loud."""
     whole = np.frombuffer(pcm, _INT16)
     if int(whole.max()) < LOUD and int(whole.min()) > -LOUD:
@@ -95,63 +93,64 @@ def _sums(pcm: bytearray) -> NDArray[np.float64] | None:
     return np.concatenate((np.zeros(1), np.cumsum(samples * samples)))
 
 
-class Hearing:
-    """Hears one stream. What it holds is bounded by the last chunk fed and 700 ms."""
+def _beginning(pcm: bytes) -> int:
+    """The first sample with which an utterance begins, or -1."""
+    sums = _sums(pcm)
+    if sums is None or float(sums[-1]) < _THRESHOLD:
+        return -1
+    loud = sums[BLOCK:] - sums[:-BLOCK] >= _THRESHOLD
+    at = int(loud.argmax())
+    return at if loud[at] else -1
 
-    def __init__(self) -> None:
-        self._pending = bytearray()
-        self._position = 0
-        """The sample with which ``_pending`` begins."""
+
+class Hearing:
+    """Hears one stream. What it holds is bounded by the last chunk fed and 700 ms.
+
+    Args:
+        tell: told of what is heard, while it is fed.
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell = tell
+        self._held = b""
+        """The last of what was fed, in which nothing has been decided yet."""
+        self._fed = 0
         self._speaking: _Speaking | None = None
 
-    def feed(self, pcm: bytes) -> Iterator[Heard]:
-        """Hear the next samples, 16-bit little-endian; read the iterator to its end. An utterance is as it was then only until the next."""
-        self._pending += pcm
-        while True:
-            if self._speaking is None and not self._find_beginning():
-                return
+    def feed(self, pcm: bytes) -> None:
+        """Hear the next samples, 16-bit little-endian."""
+        self._fed += len(pcm) // SAMPLE_BYTES
+        held, at = self._held + pcm, 0
+        while len(held) - at >= BLOCK_BYTES:
             speaking = self._speaking
-            if speaking is None or len(self._pending) < BLOCK_BYTES:
-                return
-            block = bytes(self._pending[:BLOCK_BYTES])
-            del self._pending[:BLOCK_BYTES]
-            self._position += BLOCK
-            if speaking.hear(block):
-                self._give_back(speaking)
-                yield Heard(speaking.utterance, final=True)
+            if speaking is None:
+                at = self._search(held)
+                continue
+            begin, at = at, at + BLOCK_BYTES
+            if speaking.hear(held[begin:at]):
+                # What lies behind the end is searched for the next beginning, as in a stream that begins there.
+                held, at = speaking.trail + held[at:], 0
+                self._speaking = None
+                self._tell(speaking.utterance, final=True)
             elif speaking.grown():
-                yield Heard(speaking.utterance, final=False)
+                self._tell(speaking.utterance, final=False)
+        self._held = held[at:]
 
-    def finish(self) -> Iterator[Heard]:
-        """The stream has ended: the utterance that it cut off."""
+    def finish(self) -> None:
+        """The stream has ended: tell of the utterance that it cut off."""
         speaking, self._speaking = self._speaking, None
         if speaking is not None:
-            speaking.hear_rest(bytes(self._pending))
-            yield Heard(speaking.utterance, final=True)
-        self._pending.clear()
+            speaking.hear_rest(self._held)
+            self._tell(speaking.utterance, final=True)
+        self._held = b""
 
-    def _give_back(self, speaking: _Speaking) -> None:
-        """What lies behind the end is searched for the next beginning, as in a stream that begins there."""
-        self._pending[:0] = speaking.trail
-        self._position = speaking.utterance.end
-        self._speaking = None
-
-    def _find_beginning(self) -> bool:
-        """Drop what no utterance begins with; say whether one begins with the first sample left."""
-        count = len(self._pending) // SAMPLE_BYTES
-        if count < BLOCK:
-            return False
-        sums = _sums(self._pending)
-        at = -1
-        if sums is not None and float(sums[-1]) >= _THRESHOLD:
-            loud = sums[BLOCK:] - sums[:-BLOCK] >= _THRESHOLD
-            at = int(loud.argmax()) if loud.any() else -1
-        skipped = at if at >= 0 else count - BLOCK + 1
-        del self._pending[: skipped * SAMPLE_BYTES]
-        self._position += skipped
-        if at >= 0:
-            self._speaking = _Speaking(self._position)
-        return at >= 0
+    def _search(self, held: bytes) -> int:
+        """How many bytes there are before the beginning of an utterance, or of what may yet turn out to be one."""
+        at = _beginning(held) * SAMPLE_BYTES
+        if at < 0:
+            return len(held) - BLOCK_BYTES + SAMPLE_BYTES
+        self._speaking = _Speaking(self._fed - (len(held) - at) // SAMPLE_BYTES)
+        return at
 
 
 class _Speaking:
@@ -161,7 +160,7 @@ class _Speaking:
 
     def __init__(self, start: int) -> None:
         self.utterance = Utterance(start)
-        self.trail = bytearray()
+        self.trail = b""
         """What has been heard since the utterance's end."""
         self._blocks = 0
         self._energy = 0.0
@@ -172,10 +171,10 @@ class _Speaking:
         """Hear one block; say whether that was the end."""
         energy = _energy(block)
         number = self._blocks
-        self._blocks += 1
+        self._blocks = number + 1
         # The first was found loud by all of its samples.
-        loud = number == 0 or energy >= _BLOCK_THRESHOLD
-        if number >= CUT_AT or (loud and number >= CUT_FROM and energy * 4 * number < self._energy):
+        loud = energy >= _BLOCK_THRESHOLD or number == 0
+        if number >= CUT_FROM and (number >= CUT_AT or (loud and energy * 4 * number < self._energy)):
             self.trail += block
             return True
         self._energy += energy
@@ -207,4 +206,4 @@ class _Speaking:
             comma = bool(utterance.words) and len(self.trail) >= COMMA_BLOCKS * BLOCK_BYTES
             utterance.words.append(Word(start, utterance.start + self._next_word * BLOCK, key, comma))
         utterance.end = utterance.start + number * BLOCK + len(block) // SAMPLE_BYTES
-        self.trail.clear()
+        self.trail = b""

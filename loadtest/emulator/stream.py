@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Protocol
@@ -13,12 +13,11 @@ from loadtest.emulator.ledger import Entry
 from loadtest.emulator.parameters import SAMPLE_RATE, Parameters
 from loadtest.emulator.problems import TIMED_OUT, TOO_BIG, Kind, ServiceError, bad_request
 from loadtest.emulator.render import Renderer, exception_frame
-from loadtest.emulator.speech import Heard, Hearing
+from loadtest.emulator.speech import Hearing, Utterance
 
 MAX_CHUNK_BYTES: Final = min(32 * 1024, SAMPLE_RATE * 2)
 """32 KB and 1 s, whichever is less."""
 _NEVER: Final = 1 << 62
-_CLOCK_RESOLUTION: Final = 0.001
 
 
 class Cut(StrEnum):
@@ -53,10 +52,14 @@ class Timer(Protocol):
 
 
 class Timers(Protocol):
-    """The part of an event loop that a stream needs."""
+    """The clock of a stream."""
 
     def time(self) -> float:
         """Seconds, monotonic."""
+        ...
+
+    def horizon(self) -> float:
+        """What is due until then is due now."""
         ...
 
     def call_at(self, when: float, callback: Callable[[], object], /) -> Timer:
@@ -87,7 +90,7 @@ class Stream:
         parameters: what the client asked for.
         entry: its account.
         rules: its limits.
-        timers: the event loop.
+        timers: its clock.
         on_end: called once, with the way it ended.
     """
 
@@ -107,7 +110,7 @@ class Stream:
         self._rules = rules
         self._timers = timers
         self._on_end = on_end
-        self._hearing = Hearing()
+        self._hearing = Hearing(self._tell)
         self._renderer = Renderer(parameters)
         self._began = self._last_audio = timers.time()
         self._latency = rules.latency
@@ -141,7 +144,7 @@ class Stream:
         entry = self.entry
         entry.heard(pcm)
         self._last_audio = now = self._timers.time()
-        self._tell(self._hearing.feed(pcm), now)
+        self._hearing.feed(pcm)
         if entry.samples >= self._fault_at:
             self._strike()
         if self._bytes_per_second:
@@ -169,25 +172,23 @@ class Stream:
 
     def _end_of_audio(self) -> None:
         self._ending = True
-        now = self._timers.time()
-        self._tell(self._hearing.finish(), now)
+        self._hearing.finish()
         if not self._muted:
-            self._post(None, now)
+            self._post(None)
 
-    def _tell(self, heard: Iterator[Heard], now: float) -> None:
-        for utterance, final in heard:
-            if self._muted:
-                continue
-            if final:
-                self.entry.finals += 1
-                self._post(self._renderer.final(utterance), now)
-            else:
-                self.entry.partials += 1
-                self._post(self._renderer.partial(utterance), now)
+    def _tell(self, utterance: Utterance, *, final: bool) -> None:
+        if self._muted:
+            return
+        if final:
+            self.entry.finals += 1
+            self._post(self._renderer.final(utterance))
+        else:
+            self.entry.partials += 1
+            self._post(self._renderer.partial(utterance))
 
-    def _post(self, message: bytes | None, now: float) -> None:
+    def _post(self, message: bytes | None) -> None:
         """Send ``message`` in its time, never before one posted earlier; None is the clean end."""
-        due = now + self._latency
+        due = self._timers.time() + self._latency
         if self._due:
             due = max(due, self._due[-1][0])
         self._due.append((due, message))
@@ -196,11 +197,10 @@ class Stream:
 
     def _deliver(self) -> None:
         self._timer = None
-        due = self._due
+        due, horizon = self._due, self._timers.horizon()
         while due and not self._ended:
             when = max(due[0][0], self._stalled_until)
-            # A timer may be called a little early.
-            if when > self._timers.time() + _CLOCK_RESOLUTION:
+            if when > horizon:
                 self._timer = self._timers.call_at(when, self._deliver)
                 return
             message = due.popleft()[1]
@@ -274,4 +274,4 @@ class Stream:
     def _unmute(self) -> None:
         self._muted = False
         if self._ending:
-            self._post(None, self._timers.time())
+            self._post(None)

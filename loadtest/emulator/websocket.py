@@ -135,6 +135,7 @@ class WebSocketWire(WSListener):
         refusal: ServiceError | None,
     ) -> None:
         self._service = service
+        self._timers = service.timers
         self._connections = connections
         self._admission = admission
         self._refusal = refusal
@@ -161,6 +162,7 @@ class WebSocketWire(WSListener):
             self._begin(admission)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self._timers.catch_up()
         self._connections.discard(self)
         if self._stream is not None:
             self._stream.lost()
@@ -168,9 +170,10 @@ class WebSocketWire(WSListener):
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
         if kind is _BINARY and frame.fin and self._pieces is None:
-            if self._stream is not None:
-                self._message(self._stream, frame.get_payload_as_bytes())
-        elif kind is WSMsgType.CLOSE:
+            self._timers.work(self._message, frame.get_payload_as_bytes())
+            return
+        self._timers.catch_up()
+        if kind is WSMsgType.CLOSE:
             if not transport.is_close_frame_sent:
                 transport.send_close(WSCloseCode.OK)
             transport.disconnect()
@@ -213,7 +216,10 @@ class WebSocketWire(WSListener):
         if admission.fault is not None:
             stream.arm(admission.fault)
 
-    def _message(self, stream: Stream, message: bytes) -> None:
+    def _message(self, message: bytes) -> None:
+        stream = self._stream
+        if stream is None:
+            return
         try:
             stream.audio(self._read(message))
         except ServiceError as error:
@@ -231,15 +237,14 @@ class WebSocketWire(WSListener):
             stream.fail(bad_request(UNDECODABLE))
         elif frame.fin:
             self._pieces = None
-            self._message(stream, b"".join(pieces))
+            self._message(b"".join(pieces))
 
     def _close(self, code: WSCloseCode) -> None:
         if self._lower.is_closing():
             return
         self._pause("rules", paused=False)
         self._transport.send_close(code)
-        timers = self._service.timers
-        timers.call_at(timers.time() + LINGER_SECONDS, self._gone)
+        self._timers.call_at(self._timers.time() + LINGER_SECONDS, self._gone)
 
     def _gone(self) -> None:
         if not self._lower.is_closing():

@@ -31,6 +31,15 @@ class Loop:
     def time(self) -> float:
         return self.at
 
+    def horizon(self) -> float:
+        return self.at + 0.001
+
+    def work(self, job: Callable[[bytes], object], data: bytes) -> None:
+        job(data)
+
+    def catch_up(self) -> None:
+        pass
+
     def call_at(self, when: float, callback: Callable[[], object], /) -> Call:
         return Call()
 

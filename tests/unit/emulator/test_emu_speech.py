@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from loadtest.emulator.parameters import SAMPLE_RATE
-from loadtest.emulator.speech import BLOCK, CUT_AT, CUT_FROM, Heard, Hearing
+from loadtest.emulator.speech import BLOCK, CUT_AT, CUT_FROM, Hearing, Utterance
 
 Told = tuple[int, int, tuple[tuple[int, int, int, bool], ...]]
 
@@ -42,22 +42,24 @@ SPEECH = join(
 )
 
 
-def tell(heard: Heard) -> tuple[bool, Told]:
-    utterance = heard.utterance
+def told_of(utterance: Utterance) -> Told:
     words = tuple(
         (word.start, min(word.end, utterance.end), word.key, word.comma) for word in utterance.words
     )
-    return heard.final, (utterance.start, utterance.end, words)
+    return utterance.start, utterance.end, words
 
 
 def hear(pcm: bytes, sizes: list[int] | None = None) -> list[tuple[bool, Told]]:
     """All that is told when ``pcm`` is fed in pieces of so many samples, over and over."""
-    hearing, told, at, turn = Hearing(), [], 0, 0
+    told: list[tuple[bool, Told]] = []
+    hearing = Hearing(lambda utterance, *, final: told.append((final, told_of(utterance))))
+    at, turn = 0, 0
     while at < len(pcm):
         size = 2 * (sizes[turn % len(sizes)] if sizes else BLOCK)
-        told += [tell(heard) for heard in hearing.feed(pcm[at : at + size])]
+        hearing.feed(pcm[at : at + size])
         at, turn = at + size, turn + 1
-    return told + [tell(heard) for heard in hearing.finish()]
+    hearing.finish()
+    return told
 
 
 def finals(pcm: bytes) -> list[Told]:

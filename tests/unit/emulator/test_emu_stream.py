@@ -37,6 +37,9 @@ class Loop:
     def time(self) -> float:
         return self.at
 
+    def horizon(self) -> float:
+        return self.at + 0.001
+
     def call_at(self, when: float, callback: Callable[[], object], /) -> Call:
         call = Call()
         heapq.heappush(self._calls, (when, next(self._count), call, callback))
