@@ -10,15 +10,20 @@ from contextlib import aclosing
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.client import PubSub
+from redis.asyncio.cluster import ClusterPubSub
+from redis.exceptions import RedisClusterException, RedisError
 
 from app.adapters.doctor_finding import Check, Finding, carried_out, fail, ok
 from app.adapters.doctor_refusals import of_redis
-from app.adapters.redis_client import redis_client
+from app.adapters.redis_client import Client, ClusterClient, any_client
 from app.adapters.redis_process import RedisStartFailed, find_redis_server
+from app.config.values import cluster_addresses
 
 OLDEST: Final = (6, 2)
+OLDEST_CLUSTER: Final = (7, 0)
+"""Sharded channels came with it."""
+
 _SECONDS: Final = 5.0
 _SCRIPT: Final = """
 redis.call('SET', KEYS[1], ARGV[1], 'PX', 10000)
@@ -34,7 +39,7 @@ async def redis_findings(url: str, new_id: Callable[[], str]) -> AsyncIterator[F
         async for finding in carried_out([Check("redis", _embedded)]):
             yield finding
         return
-    async with aclosing(redis_client(url, max_connections=4)) as client:
+    async with aclosing(any_client(url)) as client:
         probe = _Probe(client, url, f"kikitori:doctor:{new_id()}")
         async for finding in carried_out(probe.checks()):
             yield finding
@@ -43,8 +48,9 @@ async def redis_findings(url: str, new_id: Callable[[], str]) -> AsyncIterator[F
 class _Probe:
     """``key`` is a name that nobody else uses."""
 
-    def __init__(self, client: Redis, url: str, key: str) -> None:
+    def __init__(self, client: Client, url: str, key: str) -> None:
         self._client, self._url, self._key = client, url, key
+        self._clustered = isinstance(client, ClusterClient)
 
     def checks(self) -> list[Check]:
         """In order: without the first the others tell nothing."""
@@ -53,7 +59,7 @@ class _Probe:
             self._check("redis version", "INFO", self._version),
             self._check("redis memory", "INFO", self._policy),
             self._check("redis scripts", "EVAL", self._scripts),
-            self._check("redis pub/sub", "SUBSCRIBE", self._channels),
+            self._check("redis pub/sub", "SSUBSCRIBE" if self._clustered else "SUBSCRIBE", self._channels),
         ]
 
     def _check(self, name: str, command: str, work: Callable[[str], Awaitable[Finding]]) -> Check:
@@ -61,6 +67,8 @@ class _Probe:
             try:
                 async with asyncio.timeout(_SECONDS):
                     return await work(name)
+            except RedisClusterException as error:
+                return _no_cluster(name, command, error)
             except (RedisError, OSError) as error:  # A timeout is an OSError.
                 return of_redis(name, command, error)
 
@@ -68,14 +76,18 @@ class _Probe:
 
     async def _reach(self, name: str) -> Finding:
         await self._ask("PING")
+        if self._clustered:
+            nodes = ", ".join(f"{host}:{port}" for host, port in cluster_addresses(self._url))
+            return ok(name, f"the cluster of {nodes} answers")
         parts = urlsplit(self._url)
         return ok(name, f"{parts.hostname}:{parts.port or 6379} answers")
 
     async def _version(self, name: str) -> Finding:
         info = await self._info()
-        if info.get("cluster_enabled") == 1:
-            return fail(name, "it is a Redis Cluster", "use a Redis with cluster mode off")
-        return version_finding(name, str(info.get("redis_version", "")))
+        if info.get("cluster_enabled") == 1 and not self._clustered:
+            return fail(name, "it is a Redis Cluster", "write redis+cluster:// in KIKITORI_REDIS_URL")
+        oldest = OLDEST_CLUSTER if self._clustered else OLDEST
+        return version_finding(name, str(info.get("redis_version", "")), oldest)
 
     async def _policy(self, name: str) -> Finding:
         return policy_finding(name, str((await self._info()).get("maxmemory_policy", "")))
@@ -88,10 +100,7 @@ class _Probe:
 
     async def _channels(self, name: str) -> Finding:
         async with self._client.pubsub() as channel:
-            await channel.subscribe(self._key)
-            await channel.get_message(timeout=_SECONDS)
-            await self._client.publish(self._key, b"1")
-            heard = await channel.get_message(timeout=_SECONDS)
+            heard = await self._published(channel)
         if heard is None or heard.get("data") != b"1":
             return fail(
                 name,
@@ -100,12 +109,33 @@ class _Probe:
             )
         return ok(name, "what is published arrives")
 
+    async def _published(self, channel: PubSub | ClusterPubSub) -> Any:
+        if isinstance(channel, ClusterPubSub):
+            await channel.ssubscribe(self._key)
+            await channel.get_sharded_message(timeout=_SECONDS)
+            await self._ask("SPUBLISH", self._key, "1")
+            return await channel.get_sharded_message(timeout=_SECONDS)
+        await channel.subscribe(self._key)
+        await channel.get_message(timeout=_SECONDS)
+        await self._ask("PUBLISH", self._key, "1")
+        return await channel.get_message(timeout=_SECONDS)
+
     async def _ask(self, *command: str) -> Any:
         return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     async def _info(self) -> dict[str, Any]:
         found: dict[str, Any] = await self._client.info()
         return found
+
+
+def _no_cluster(name: str, command: str, error: RedisClusterException) -> Finding:
+    if isinstance(error.__cause__, RedisError | OSError):
+        return of_redis(name, command, error.__cause__)
+    return fail(
+        name,
+        "it is no Redis Cluster, or one with slots that no node has",
+        "see that KIKITORI_REDIS_URL names nodes of a cluster, and that CLUSTER INFO says cluster_state:ok there",
+    )
 
 
 async def _embedded() -> Finding:
@@ -131,13 +161,14 @@ async def _embedded() -> Finding:
     )
 
 
-def version_finding(name: str, version: str) -> Finding:
+def version_finding(name: str, version: str, oldest: tuple[int, int] = OLDEST) -> Finding:
     """Whether ``version``, such as ``7.0.15``, is new enough."""
+    wanted = "{}.{}".format(*oldest)
     found = re.match(r"(\d+)\.(\d+)", version)
     if found is None:
-        return fail(name, "it does not tell its version", "use Redis 6.2 or newer")
-    if (int(found[1]), int(found[2])) < OLDEST:
-        return fail(name, f"version {version} is too old", "use Redis 6.2 or newer")
+        return fail(name, "it does not tell its version", f"use Redis {wanted} or newer")
+    if (int(found[1]), int(found[2])) < oldest:
+        return fail(name, f"version {version} is too old", f"use Redis {wanted} or newer")
     return ok(name, f"version {version}")
 
 

@@ -11,10 +11,9 @@ from datetime import datetime
 from typing import Final
 
 import msgspec
-from redis.asyncio import Redis
 
 from app.adapters import redis_scripts as scripts
-from app.adapters.redis_client import time_limit
+from app.adapters.redis_client import Client, RedisScript, time_limit
 from app.protocol.rest import SessionItem, SessionPage
 from app.sessions.index import IndexUnavailable, Reservation, SessionQuery
 from tenants.clinic import ClinicId
@@ -34,13 +33,17 @@ RESERVED_SECONDS: Final = 24 * 3600
 CLOCK_SLACK_MS: Final = 60_000
 """How far a session's id and its ``createdAt``, which are made one after the other, may lie apart."""
 
+_ROWS: Final = RedisScript(scripts.ROWS)
+_PUT_ROW: Final = RedisScript(scripts.PUT_ROW)
+_RESERVE: Final = RedisScript(scripts.RESERVE)
+
 
 class RedisSessionIndex:
     """SessionIndex on Redis. One per process; the client is closed by whoever made it."""
 
     def __init__(
         self,
-        client: Redis,
+        client: Client,
         sealer: Sealer,
         *,
         call_seconds: float = CALL_SECONDS,
@@ -52,16 +55,13 @@ class RedisSessionIndex:
         self._call_seconds = call_seconds
         self._batch_rows = batch_rows
         self._scan_rows = scan_rows
-        self._rows = client.register_script(scripts.ROWS)
-        self._put = client.register_script(scripts.PUT_ROW)
-        self._reserve = client.register_script(scripts.RESERVE)
 
     async def put(self, item: SessionItem) -> None:
         clinic_id = ClinicId(item.clinic_id)
         row = self._sealer.seal(clinic_id, item.session_id, PURPOSE, msgspec.json.encode(item))
         keys = [scripts.sessions_key(clinic_id), scripts.rows_key(clinic_id)]
         async with time_limit(self._call_seconds, IndexUnavailable):
-            await self._put(keys, [item.session_id, row])
+            await _PUT_ROW(self._client, keys, [item.session_id, row])
 
     async def page(self, clinic_id: ClinicId, query: SessionQuery) -> SessionPage:
         """As the port says. ``created_from`` is inclusive, ``created_to`` exclusive.
@@ -102,7 +102,9 @@ class RedisSessionIndex:
             else:
                 always = reservation.session_id is not None
                 seconds = RESERVED_SECONDS if always else IN_FLIGHT_SECONDS
-                known = await self._reserve([name], [msgspec.json.encode(reservation), seconds, int(always)])
+                known = await _RESERVE(
+                    self._client, [name], [msgspec.json.encode(reservation), seconds, int(always)]
+                )
         return msgspec.json.decode(known, type=Reservation) if known else None
 
     async def _batch(
@@ -110,7 +112,7 @@ class RedisSessionIndex:
     ) -> tuple[list[str], list[SessionItem]]:
         """Up to ``size`` ids between two bounds of ZREVRANGEBYLEX, newest first, and the rows that they have."""
         keys = [scripts.sessions_key(clinic_id), scripts.rows_key(clinic_id)]
-        names, rows = await self._rows(keys, [newest, oldest, size])
+        names, rows = await _ROWS(self._client, keys, [newest, oldest, size])
         ids = [name.decode() for name in names]
         return ids, [self._item_of(clinic_id, name, row) for name, row in zip(ids, rows, strict=True) if row]
 

@@ -12,7 +12,7 @@ from tenants.clinic import ClinicId
 
 
 def session_key(clinic_id: ClinicId, session_id: str) -> str:
-    """Hash: who owns a session (``epoch``, ``task``) and how far it got (``seq``, ``base``: see ANNOUNCE)."""
+    """Hash: who owns a session (``epoch``, ``task``) and how far it got (``seq``, ``base``, ``told``: see ANNOUNCE)."""
     return f"clinic:{{{clinic_id}}}:session:{session_id}"
 
 
@@ -46,70 +46,89 @@ def reservation_key(clinic_id: ClinicId, digest: str) -> str:
     return f"clinic:{{{clinic_id}}}:idempotency:{digest}"
 
 
+def ticket_key(clinic_id: ClinicId, ticket_id: str) -> str:
+    """Set once an observer has entered with the ticket."""
+    return f"clinic:{{{clinic_id}}}:ticket:{ticket_id}"
+
+
 INDEX_COMPLETE_KEY: Final = "kikitori:index:complete"
 """Set once the index has been rebuilt from the archive. It is of no clinic, and goes when Redis is emptied."""
 
 _EMIT: Final = """
-local function emit(log, channel, maxlen, session, kind, seq, epoch, body)
+local function emit(log, publish, channel, maxlen, session, kind, seq, epoch, body)
   local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)
   local prev = last[1] and last[1][1] or '0-0'
-  local cursor = redis.call('XADD', log, 'MAXLEN', '~', maxlen, '*',
+  local cursor = redis.call('XADD', log, 'MAXLEN', '~', maxlen, '*', 'prev', prev,
     'session', session, 'kind', kind, 'seq', seq, 'epoch', epoch, 'body', body)
   local head = table.concat({cursor, prev, session, kind, seq, epoch}, ' ')
-  redis.call('PUBLISH', channel, head .. '\\n' .. body)
+  redis.call(publish, channel, head .. '\\n' .. body)
 end
 """
+"""``publish`` is PUBLISH, in a cluster SPUBLISH."""
 
-ANNOUNCE: Final = """
-local epoch, seq, task, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local known = redis.call('HGET', KEYS[1], 'epoch')
-if known and tonumber(known) > tonumber(epoch) then return false end
+ANNOUNCE: Final = (
+    _EMIT
+    + """
+local epoch, seq, session, task, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local owner = redis.call('HMGET', KEYS[1], 'epoch', 'told')
+if owner[1] and tonumber(owner[1]) > tonumber(epoch) then return false end
 local held = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. seq, '+inf', 'WITHSCORES')
-local adopted, last = {}, tonumber(seq)
+local answer, last = {owner[1] or '', owner[2] or ''}, tonumber(seq)
 for place = 1, #held, 2 do
   if tonumber(held[place + 1]) ~= last + 1 then break end
   last = last + 1
-  adopted[#adopted + 1] = held[place]
+  answer[#answer + 1] = held[place]
 end
 local text = string.format('%.0f', last)
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', seq)
 redis.call('ZREMRANGEBYSCORE', KEYS[2], '(' .. text, '+inf')
 redis.call('HSET', KEYS[1], 'epoch', epoch, 'seq', text, 'base', seq, 'task', task)
+if owner[2] and tonumber(owner[2]) > last then
+  redis.call('HSET', KEYS[1], 'told', text)
+  emit(KEYS[3], ARGV[6], ARGV[7], ARGV[8], session, 'rewound', text, epoch, '')
+end
 redis.call('EXPIRE', KEYS[1], ttl)
 redis.call('EXPIRE', KEYS[2], ttl)
-return adopted
+return answer
 """
-"""KEYS session, pending; ARGV epoch, seq, task, ttl. Answers the bodies of the finals adopted, or nil: a newer epoch.
+)
+"""KEYS session, pending, log; ARGV epoch, seq, session id, task, ttl, PUBLISH, channel, log length. Answers the epoch
+and ``told`` as they were (empty: none) and the bodies of the finals adopted, or nil: a newer epoch.
 
 ``base`` keeps the announced ``seq``. What lies beyond it is here, so that a repeated commit of it is a success; a
-commit that reaches below it was never stored here, and must not be taken for a repeat.
+commit that reaches below it was never stored here, and must not be taken for a repeat. ``told`` is the last final that
+was put into the clinic's log, whatever was announced since.
 """
 
 COMMIT: Final = (
     _EMIT
     + """
-local epoch, first, session, channel = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local maxlen, keep, ttl = ARGV[5], tonumber(ARGV[6]), ARGV[7]
+local epoch, first, session = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local keep, ttl, publish, channel, maxlen = tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local owner = redis.call('HMGET', KEYS[1], 'epoch', 'seq', 'base')
 if not (owner[1] and owner[2] and owner[3]) then return 'unknown' end
 local owned_by, seq, base = tonumber(owner[1]), tonumber(owner[2]), tonumber(owner[3])
 if owned_by > epoch then return 'stale' end
 if owned_by < epoch or first <= base or first > seq + 1 then return 'unknown' end
-local last = first + #ARGV - 8
+local last = first + (#ARGV - 8) / 2 - 1
 for number = seq + 1, last do
-  local body = ARGV[8 + number - first]
+  local place = 9 + 2 * (number - first)
   local text = string.format('%.0f', number)
-  emit(KEYS[3], channel, maxlen, session, 'final', text, ARGV[1], body)
-  redis.call('ZADD', KEYS[2], text, body)
+  emit(KEYS[3], publish, channel, maxlen, session, 'final', text, ARGV[place], ARGV[place + 1])
+  redis.call('ZADD', KEYS[2], text, ARGV[place + 1])
 end
-if last > seq then redis.call('HSET', KEYS[1], 'seq', string.format('%.0f', last)) end
+if last > seq then
+  local text = string.format('%.0f', last)
+  redis.call('HSET', KEYS[1], 'seq', text, 'told', text)
+end
 redis.call('ZREMRANGEBYRANK', KEYS[2], 0, -(keep + 1))
 redis.call('EXPIRE', KEYS[1], ttl)
 redis.call('EXPIRE', KEYS[2], ttl)
 return 'committed'
 """
 )
-"""KEYS session, pending, log; ARGV epoch, first seq, session id, channel, log length, pending length, ttl, bodies ..."""
+"""KEYS session, pending, log; ARGV epoch, first seq, session id, pending length, ttl, PUBLISH, channel, log length, and for
+each final its own epoch and its body."""
 
 PENDING: Final = "return redis.call('ZRANGE', KEYS[1], 0, -1)"
 """KEYS pending. Answers the bodies in order of their ``seq``."""
@@ -126,11 +145,11 @@ return 1
 APPEND: Final = (
     _EMIT
     + """
-emit(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], '0', '0', ARGV[5])
+emit(KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], '0', '0', ARGV[6])
 return 1
 """
 )
-"""KEYS log; ARGV channel, log length, session id, kind, body."""
+"""KEYS log; ARGV PUBLISH, channel, log length, session id, kind, body."""
 
 ROWS: Final = """
 local ids = redis.call('ZREVRANGEBYLEX', KEYS[1], ARGV[1], ARGV[2], 'LIMIT', 0, ARGV[3])

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
-from redis.asyncio import Redis
 
 from app.adapters import redis_slot_scripts as scripts
-from app.adapters.redis_client import time_limit
+from app.adapters.redis_client import Client, RedisScript, time_limit
 from audio.slots import RegionLimits
+
+_RENEW: Final = RedisScript(scripts.RENEW)
+_TURN: Final = RedisScript(scripts.TURN)
 
 
 class RedisSlotTimes(msgspec.Struct, frozen=True):
@@ -83,7 +85,7 @@ class SlotCalls:
     """The calls of one holder."""
 
     def __init__(
-        self, client: Redis, regions: Mapping[str, RegionLimits], holder: str, times: RedisSlotTimes
+        self, client: Client, regions: Mapping[str, RegionLimits], holder: str, times: RedisSlotTimes
     ) -> None:
         """ValueError: a name that the names in Redis cannot be made of."""
         if not re.fullmatch(r"[A-Za-z0-9._@-]{1,128}", holder):
@@ -94,8 +96,7 @@ class SlotCalls:
         self._names: Final = tuple(regions)
         self._holder: Final = holder
         self._call_seconds: Final = times.call
-        self._renew: Final = client.register_script(scripts.RENEW)
-        self._turn: Final = client.register_script(scripts.TURN)
+        self._client: Final = client
         self._lives: Final[list[str | int | float]] = [holder, _ms(times.alive), _ms(times.lease)]
         self._settle: Final = _ms(times.settle)
         self._window: Final = _ms(times.window)
@@ -125,7 +126,7 @@ class SlotCalls:
             named = leases.get(region, ())
             arguments += [len(named), *named]
         async with time_limit(self._call_seconds, SlotsUnavailable):
-            taken: list[int] = await self._renew(self._renew_keys, arguments)
+            taken: list[int] = await _RENEW(self._client, self._renew_keys, arguments)
         return dict(zip(self._names, taken, strict=True))
 
     async def turn(
@@ -143,7 +144,7 @@ class SlotCalls:
         for waiter, score in new.items():
             arguments += [score, waiter]
         async with time_limit(self._call_seconds, SlotsUnavailable):
-            answer = await self._turn(self._turn_keys, arguments)
+            answer = await _TURN(self._client, self._turn_keys, arguments)
         if answer is None:
             return None
         given, *regions = answer

@@ -15,9 +15,9 @@ from random import Random
 from typing import Final
 
 import msgspec
-from redis.asyncio import Redis
 
 from app.adapters import redis_slot_scripts as scripts
+from app.adapters.redis_client import Client
 from app.adapters.redis_slot_calls import RedisSlotTimes, RegionUse, SlotCalls, SlotStats, SlotsUnavailable
 from audio.engine import Throttled, Unavailable
 from audio.slots import MAX_WAITING, RegionLimits, Slot, check_regions, turn
@@ -66,7 +66,7 @@ class RedisSlots:
 
     def __init__(
         self,
-        client: Redis,
+        client: Client,
         regions: Mapping[str, RegionLimits],
         *,
         holder: str,

@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from app.config.values import (
     Network,
     bracketed,
+    cookie_name,
     host_entry,
     ip_or_localhost,
     is_loopback,
@@ -83,8 +84,9 @@ class CoreSettings(BaseSettings):
     )
     redis_url: str = setting(
         "embedded",
-        "`redis://`, `rediss://`, or `embedded`: a private redis-server started and stopped with the process",
-        "embedded, redis://host:port or rediss://host:port",
+        "`redis://`, `rediss://`, `redis+cluster://host:port,host:port` (`rediss+cluster://` with TLS), "
+        "or `embedded`: a private redis-server started and stopped with the process",
+        "embedded, redis://host:port, rediss://host:port or redis+cluster://host:port,host:port",
         repr=False,
     )
     archive_url: str = setting(
@@ -134,6 +136,18 @@ class CoreSettings(BaseSettings):
         "a number from 1 to 86400",
         ge=1,
         le=86_400,
+    )
+    drain_seconds: float = setting(
+        20.0,
+        "over which a server that is told to end gives its sessions back, one after the other",
+        "a number from 0 to 60",
+        ge=0,
+        le=60,
+    )
+    sticky_cookie: str | None = setting(
+        None,
+        "name of the cookie by which a balancer keeps a client at one server; a 503 of a server that is full or ends takes it back",
+        "a cookie's name, such as AWSALB",
     )
     master_key: SecretStr | None = setting(
         None,
@@ -227,6 +241,11 @@ class CoreSettings(BaseSettings):
         if not _TASK_ID.fullmatch(value):
             raise ValueError("has characters that a task's name cannot have, or too many")
         return value
+
+    @field_validator("sticky_cookie")
+    @classmethod
+    def _cookie(cls, value: str | None) -> str | None:
+        return None if value is None else cookie_name(value)
 
     @field_validator("master_key")
     @classmethod

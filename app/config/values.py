@@ -14,6 +14,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _S3: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([A-Za-z0-9!_.'()/-]*))?")
 _HOST: Final = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?)(?::[0-9]{1,5})?")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 _LOOPBACK_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
@@ -68,16 +69,34 @@ def host_entry(text: str) -> str:
     return text.lower()
 
 
+def cookie_name(text: str) -> str:
+    """The name of a cookie: a token (RFC 6265, section 4.1.1)."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("is no cookie's name")
+    return text
+
+
 def redis_url(text: str) -> str:
     """``embedded`` or the URL of a server; it may hold a password, so nothing of it is ever repeated."""
     if text == "embedded":
         return text
-    if text.startswith("redis+cluster:"):
-        raise ValueError("Redis Cluster is not available in this version")
+    if "+cluster:" in text:
+        cluster_addresses(text)
+        return text
     parts = split_url(text)
     if parts.scheme not in {"redis", "rediss"} or not parts.hostname:
         raise ValueError("is no Redis URL")
     return text
+
+
+def cluster_addresses(url: str) -> list[tuple[str, int]]:
+    """Hosts and ports of ``redis+cluster://[user:password@]host[:port][,host[:port] ...]`` (``rediss+cluster``: with TLS)."""
+    scheme, _, rest = url.partition("://")
+    hosts = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(",")
+    parts = [split_url(f"redis://{host}") for host in hosts]
+    if scheme not in {"redis+cluster", "rediss+cluster"} or not all(part.hostname for part in parts):
+        raise ValueError("is no URL of a Redis Cluster")
+    return [(bracketed(part.hostname or ""), part.port or 6379) for part in parts]
 
 
 def path_of(file_url: str) -> Path:

@@ -1,39 +1,44 @@
-"""What every session index promises, asked of Redis 7 and of the Redis 6.2 that the wheel carries."""
+"""What every session index promises, asked of Redis 7, of the Redis 6.2 that the wheel carries, and of a cluster."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from app.adapters.local_keys import LocalKeys
-from app.adapters.redis_client import redis_client
+from app.adapters.redis_client import any_client
 from app.adapters.redis_index import RedisSessionIndex
 from app.protocol.rest import SessionItem, SessionPage
 from app.sessions.index import Reservation, SessionIndex, SessionQuery
 from tenants.clinic import ClinicId
-from tests.support.redis_server import RedisServer, running, wheel_program
+from tests.support.redis_cluster import cluster
+from tests.support.redis_server import running, wheel_program
 
 NORTH, SOUTH = ClinicId("north"), ClinicId("south")
 FIRST = datetime(2026, 11, 20, 9, 0, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module", params=["redis 7", "redis 6.2"])
-def server(request: pytest.FixtureRequest, need: Callable[[str], Path]) -> Iterator[RedisServer]:
+@pytest.fixture(scope="module", params=["redis 7", "redis 6.2", "cluster"])
+def url(request: pytest.FixtureRequest, need: Callable[[str], Path]) -> Iterator[str]:
     program = wheel_program() if request.param == "redis 6.2" else str(need("redis-server"))
+    if request.param == "cluster":
+        with cluster() as nodes:
+            yield nodes.url
+        return
     with running(program) as server:
-        yield server
+        yield server.url
 
 
 @pytest.fixture
-async def index(server: RedisServer) -> AsyncIterator[SessionIndex]:
-    client = redis_client(server.url)
-    await client.flushall()
-    yield RedisSessionIndex(client, LocalKeys(bytes(32)), batch_rows=4, scan_rows=20, call_seconds=5.0)
-    await client.aclose()
+async def index(url: str) -> AsyncIterator[SessionIndex]:
+    async with aclosing(any_client(url)) as client:
+        await client.flushall()
+        yield RedisSessionIndex(client, LocalKeys(bytes(32)), batch_rows=4, scan_rows=20, call_seconds=5.0)
 
 
 def at(number: int) -> str:

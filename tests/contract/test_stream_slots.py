@@ -1,4 +1,4 @@
-"""What all stream slots promise, asked of those of one process and of those in Redis 7 and the wheel's Redis 6.2."""
+"""What all stream slots promise, asked of those of one process and of those in Redis 7, the wheel's Redis 6.2, and a cluster."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from random import Random
 
 import pytest
 
-from app.adapters.redis_client import redis_client
+from app.adapters.redis_client import any_client
 from app.adapters.redis_slots import RedisSlots, RedisSlotTimes
 from audio.engine import Throttled, Unavailable
 from audio.slots import LocalSlots, RegionLimits, Slot, StreamSlots
-from tests.support.redis_server import RedisServer, running, wheel_program
+from tests.support.redis_cluster import cluster
+from tests.support.redis_server import running, wheel_program
 
 TIMES = RedisSlotTimes(settle=0.0, poll=0.02, call=5.0, window=1.0)
 A, B = "a-1", "b-1"
@@ -25,20 +26,20 @@ NAMES = itertools.count()
 class Kit:
     """Makes slots of one kind; those of Redis are empty at first and shared by all that one kit makes."""
 
-    def __init__(self, server: RedisServer | None) -> None:
-        self._server = server
+    def __init__(self, url: str | None) -> None:
+        self._url = url
 
     @asynccontextmanager
     async def slots(
         self, *, streams: int = 1, starts: int = 100, max_waiting: int = 1000
     ) -> AsyncIterator[StreamSlots]:
         limits = {A: RegionLimits(streams, starts), B: RegionLimits(streams, starts)}
-        if self._server is None:
+        if self._url is None:
             local = LocalSlots(limits, max_waiting=max_waiting)
             yield local
             local.close()
             return
-        client = redis_client(self._server.url)
+        client = any_client(self._url)
         await client.flushall()
         holder = f"task-{next(NAMES)}"
         slots = RedisSlots(
@@ -59,19 +60,23 @@ class Kit:
         assert talking.cancelled()
 
 
-@pytest.fixture(scope="module", params=["local", "redis 7", "redis 6.2"])
-def server(request: pytest.FixtureRequest, need: Callable[[str], Path]) -> Iterator[RedisServer | None]:
+@pytest.fixture(scope="module", params=["local", "redis 7", "redis 6.2", "cluster"])
+def url(request: pytest.FixtureRequest, need: Callable[[str], Path]) -> Iterator[str | None]:
     if request.param == "local":
         yield None
         return
     program = wheel_program() if request.param == "redis 6.2" else str(need("redis-server"))
+    if request.param == "cluster":
+        with cluster() as nodes:
+            yield nodes.url
+        return
     with running(program) as server:
-        yield server
+        yield server.url
 
 
 @pytest.fixture
-def kit(server: RedisServer | None) -> Kit:
-    return Kit(server)
+def kit(url: str | None) -> Kit:
+    return Kit(url)
 
 
 async def get(slots: StreamSlots, *regions: str, priority: str = "normal", since: float = 1e9) -> Slot:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.support import minio_server, moto_server, redis_server
+from tests.support import minio_server, moto_server, redis_cluster, redis_server
 from tests.support.aws_emulator import Emulator, started
 from tests.support.minio_server import MinioServer
 from tests.support.moto_server import MotoServer
@@ -258,6 +258,20 @@ async def test_redis_with_rules_and_a_password(tmp_path: Path) -> None:
         )
         told.says("redis", "FAIL", "the user or the password")
         assert WRONG_SECRET not in told.text
+
+
+async def test_a_redis_cluster_is_told_from_a_single_server(tmp_path: Path, redis: str) -> None:
+    with redis_cluster.cluster() as nodes:
+        told = await ask(tmp_path / "data", engine="null", redis_url=nodes.url)
+        assert (told.status, told.not_ok) == (0, {})
+        told.says("redis pub/sub", "ok", "arrives")
+        single = f"redis://127.0.0.1:{nodes.nodes[0].port}"
+        told = await ask(tmp_path / "data", engine="null", redis_url=single)
+        told.says("redis version", "FAIL", "it is a Redis Cluster", "redis+cluster://")
+    told = await ask(tmp_path / "data", engine="null", redis_url=redis.replace("redis:", "redis+cluster:"))
+    told.says("redis", "FAIL", "no Redis Cluster", "CLUSTER INFO")
+    told = await ask(tmp_path / "data", engine="null", redis_url="redis+cluster://127.0.0.1:1")
+    told.says("redis", "FAIL", "cannot be reached", "KIKITORI_REDIS_URL")
 
 
 # AWS -----------------------------------------------------------------------------------------------------------------

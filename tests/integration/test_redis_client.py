@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
+from redis.asyncio.connection import SSLConnection
 
-from app.adapters.redis_client import redis_client, time_limit
+from app.adapters.redis_client import ClusterClient, any_client, redis_client, time_limit
 from tests.support.redis_server import RedisServer, running
 
 
@@ -50,6 +51,27 @@ def test_another_scheme_is_refused_without_repeating_the_url(url: str) -> None:
 )
 async def test_the_schemes_of_the_settings_are_taken_and_nothing_is_opened_yet(url: str) -> None:
     await redis_client(url).aclose()
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
+async def test_a_cluster_is_named_by_its_nodes_and_options_hold_for_all(scheme: str) -> None:
+    url = f"{scheme}+cluster://me:secret@127.0.0.1:7000,127.0.0.2:7001/?client_name=x"
+    client = any_client(url)
+    assert isinstance(client, ClusterClient)
+    nodes = client.nodes_manager.startup_nodes
+    assert set(nodes) == {"127.0.0.1:7000", "127.0.0.2:7001"}
+    for node in nodes.values():
+        options = node.connection_kwargs
+        assert (options["username"], options["password"], options["client_name"]) == ("me", "secret", "x")
+        assert (node.connection_class is SSLConnection) == (scheme == "rediss")
+    await client.aclose()
+
+
+@pytest.mark.parametrize("url", ["redis+cluster://:secret@", "redis+cluster://a:secret"])
+def test_a_url_that_names_no_nodes_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ValueError, match="URL") as refused:
+        any_client(url)
+    assert "secret" not in str(refused.value)
 
 
 async def test_a_server_that_is_not_there_fails_within_the_limit(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A real redis-server for tests: on a unix socket in a folder of its own, with no port, writing nothing to disk."""
+"""A real redis-server for tests: on a unix socket in a folder of its own, writing nothing to disk."""
 
 from __future__ import annotations
 
@@ -25,11 +25,16 @@ def wheel_program() -> str:
 
 
 class RedisServer:
-    """One process. Only the process itself is ever signalled, and it ends with the ``running`` block."""
+    """One process. Only the process itself is ever signalled, and it ends with the ``running`` block.
 
-    def __init__(self, folder: Path, program: str) -> None:
+    Attributes:
+        port: of the loopback address, 0 for none.
+    """
+
+    def __init__(self, folder: Path, program: str, port: int = 0) -> None:
         self._folder = folder
         self._program = program
+        self.port = port
         self._process: subprocess.Popen[bytes] | None = None
         self.socket_path = folder / "redis.sock"
 
@@ -39,7 +44,8 @@ class RedisServer:
 
     def start(self) -> None:
         """Start the process and wait until it answers."""
-        options = ["--port", "0", "--unixsocket", str(self.socket_path), "--unixsocketperm", "700"]
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--repl-diskless-sync-delay", "0"]
+        options += ["--unixsocket", str(self.socket_path), "--unixsocketperm", "700"]
         options += ["--save", "", "--appendonly", "no", "--dir", str(self._folder), "--loglevel", "warning"]
         self._process = subprocess.Popen([self._program, *options], stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
@@ -87,11 +93,11 @@ class RedisServer:
 
 
 @contextmanager
-def running(program: str | None = None) -> Iterator[RedisServer]:
+def running(program: str | None = None, *, port: int = 0) -> Iterator[RedisServer]:
     """A server that is up; ``program`` is the system's redis-server unless another is named."""
     # Not pytest's folder: the path of a unix socket has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
-        server = RedisServer(Path(folder), program or shutil.which("redis-server") or "redis-server")
+        server = RedisServer(Path(folder), program or shutil.which("redis-server") or "redis-server", port)
         try:
             server.start()
             yield server
