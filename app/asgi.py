@@ -10,13 +10,18 @@ from starlette.routing import Route, WebSocketRoute
 from app.http.middleware import middleware
 from app.http.routes import rest_routes
 from app.services import Services
+from app.ws.observers import ObserverEndpoint
 from app.ws.speaker import SpeakerEndpoint
 
 
 def public_app(services: Services) -> Starlette:
     """REST, sockets and the page."""
     app = Starlette(
-        routes=[WebSocketRoute("/v1/sessions/{session_id}/stream", SpeakerEndpoint()), *rest_routes()],
+        routes=[
+            WebSocketRoute("/v1/sessions/{session_id}/stream", SpeakerEndpoint()),
+            WebSocketRoute("/v1/events", ObserverEndpoint()),
+            *rest_routes(),
+        ],
         middleware=middleware(services.settings, services.metrics),
     )
     app.state.services = services

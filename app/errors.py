@@ -13,8 +13,10 @@ from typing import Any, Final
 import msgspec
 
 from app.archive.store import StoreUnavailable
+from app.auth.entries import EntriesUnavailable
 from app.auth.principal import AuthError, Forbidden
 from app.auth.tokens import KeysUnavailable
+from app.events.hub import HubDraining
 from app.events.log import LogUnavailable
 from app.protocol.close import RETRYABLE, CloseCode
 from app.protocol.rest import Problem
@@ -46,6 +48,7 @@ class Refusal(msgspec.Struct, frozen=True):
         code: the stable word.
         close_code: for a socket that is already open.
         headers: what the status asks for: ``Retry-After``, ``WWW-Authenticate``, ``Allow``, ``Content-Range``.
+        elsewhere: another task may take what this one has no room for.
     """
 
     status: int
@@ -54,6 +57,7 @@ class Refusal(msgspec.Struct, frozen=True):
     detail: str
     close_code: CloseCode
     headers: Mapping[str, str] = {}
+    elsewhere: bool = False
 
     @property
     def retryable(self) -> bool:
@@ -111,6 +115,14 @@ _TABLE: Final[Mapping[type[BaseException], _Rule]] = {
     IndexUnavailable: _down("list of sessions", "index_unavailable"),
     RegistryUnavailable: _down("register of clinics", "registry_unavailable"),
     LogUnavailable: _down("event log", "log_unavailable"),
+    EntriesUnavailable: _down("register of tickets", "tickets_unavailable"),
+    HubDraining: _Rule(
+        503,
+        "No new observer here",
+        CloseCode.DEPENDENCY,
+        "draining",
+        "this server goes away; try again to reach another",
+    ),
     KeysUnavailable: _down("identity provider", "keys_unavailable"),
     msgspec.ValidationError: _Rule(
         422, "The body is not as it should be", CloseCode.MALFORMED, "invalid_body"
@@ -136,6 +148,7 @@ def refusal(error: BaseException) -> Refusal:
         detail=rule.detail or str(error) or rule.title,
         close_code=rule.close_code,
         headers=_headers(rule.status, error),
+        elsewhere=isinstance(error, Busy) and rule.status == HTTPStatus.SERVICE_UNAVAILABLE,
     )
 
 

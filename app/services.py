@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.archive.store import Store
+from app.auth.entries import TicketEntries
 from app.auth.principal import TokenVerifier
 from app.auth.tickets import Tickets
 from app.config import Settings
+from app.events.hub import Hub
 from app.sessions.admission import Desk
 from app.sessions.catalog import Catalog
 from app.sessions.manager import SessionManager
@@ -24,6 +26,8 @@ class Services:
     settings: Settings
     tokens: TokenVerifier
     tickets: Tickets
+    entries: TicketEntries
+    hub: Hub
     registry: ClinicRegistry
     desk: Desk
     catalog: Catalog

@@ -33,6 +33,12 @@ _SESSION_ID: Final[Json] = {
     "description": "a UUIDv7 in lower case; anything else is 404",
     "schema": {"type": "string", "format": "uuid", "pattern": _UUID7},
 }
+_SESSION: Final[Json] = {
+    "name": "session",
+    "in": "query",
+    "description": "the only session to follow; a ticket for one session overrides it",
+    "schema": {"type": "string", "format": "uuid", "pattern": _UUID7},
+}
 _AFTER: Final[Json] = {
     "name": "after",
     "in": "query",
@@ -47,7 +53,7 @@ _IDEMPOTENCY_KEY: Final[Json] = {
 }
 _SOCKETS: Final = (
     ("/v1/sessions/{session_id}/stream", "speak", "Speak into a session (WebSocket)", [_SESSION_ID, _AFTER]),
-    ("/v1/events", "observe", "Follow a session or the whole clinic (WebSocket)", [_AFTER]),
+    ("/v1/events", "observe", "Follow a session or the whole clinic (WebSocket)", [_SESSION, _AFTER]),
 )
 
 SOCKET_PATHS: Final = tuple(path for path, *_ in _SOCKETS)

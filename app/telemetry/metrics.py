@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
 SESSION_STATES: Final = ("created", "live", "detached", "finishing", "completed", "failed", "cancelled")
-ENGINE_RESTART_REASONS: Final = ("throttled", "unavailable", "rejected", "ended")
 
 _FAST: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _LAG: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -49,6 +48,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._count_audio()
         self._count_speech()
+        self._count_events()
         self._count_edge()
 
     def _count_audio(self) -> None:
@@ -72,12 +72,24 @@ class Metrics:
             "kikitori_engine_waiting_streams", "Streams that wait for the engine"
         )
         self.engine_restarts = self._counter(
-            "kikitori_engine_restarts_total", "Engine streams reopened, by reason", "reason"
+            "kikitori_engine_restarts_total", "Engine streams opened again and fed again"
         )
-        for reason in ENGINE_RESTART_REASONS:
-            self.engine_restarts.labels(reason)
         self.transcript_gap_samples = self._counter(
             "kikitori_transcript_gap_samples_total", "Samples that the transcriber had to let go"
+        )
+
+    def _count_events(self) -> None:
+        self.observers = self._gauge("kikitori_observers", "Observers that are connected")
+        self.events_delivered = self._counter(
+            "kikitori_events_delivered_total", "Text frames sent to observers"
+        )
+        self.events_dropped = self._counter(
+            "kikitori_events_dropped_total", "Partials and observers let go because an observer was too slow"
+        )
+        self.event_delivery_seconds = self._histogram(
+            "kikitori_event_delivery_seconds",
+            "Time from hearing of an event to having sent it to an observer",
+            _LAG,
         )
 
     def _count_edge(self) -> None:

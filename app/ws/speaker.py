@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from typing import Any, Final
-from urllib.parse import parse_qs
+from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from app.auth.principal import AuthError, Forbidden
-from app.auth.tickets import Ticket, parse_subprotocols
-from app.auth.tokens import parse_bearer
+from app.auth.principal import Forbidden, Principal
+from app.auth.tickets import Ticket
 from app.errors import refused
 from app.protocol.messages import PROTOCOL, Ack, encode
 from app.services import Services
+from app.sessions.attaching import Attachment
 from app.sessions.errors import SessionNotFound
 from app.sessions.link import Closing
-from app.sessions.manager import Attachment
 from app.telemetry.logs import bound, logger
+from app.ws.entry import caller, parameter
 from audio.pcm import SAMPLE_BYTES
 from tenants.terms import is_session_id
 
@@ -126,16 +124,9 @@ async def _ticket(scope: Scope, services: Services) -> Ticket:
         AuthError, Forbidden, SessionNotFound: refused.
     """
     session_id = str(scope["path_params"]["session_id"])
-    offer = parse_subprotocols(scope["subprotocols"])
-    if not offer.speaks_protocol:
-        raise AuthError(
-            "protocol_missing", f"offer the subprotocol {PROTOCOL}, and a ticket or a bearer token"
-        )
-    if offer.ticket is not None:
-        ticket = services.tickets.verify(offer.ticket)
-    else:
-        principal = await services.tokens.verify(parse_bearer(_header(scope, b"authorization")))
-        issued = await services.desk.ticket(principal, session_id, "speaker")
+    ticket = await caller(scope, services)
+    if isinstance(ticket, Principal):
+        issued = await services.desk.ticket(ticket, session_id, "speaker")
         ticket = services.tickets.verify(issued.token)
     if not is_session_id(session_id) or ticket.session_id not in (session_id, None):
         raise SessionNotFound
@@ -144,12 +135,10 @@ async def _ticket(scope: Scope, services: Services) -> Ticket:
     return ticket
 
 
-def _after(scope: Mapping[str, Any]) -> int:
-    values = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True).get("after", ["0"])
-    if len(values) == 1 and _DIGITS.fullmatch(values[0]) and int(values[0]) <= AFTER_MAX:
-        return int(values[0])
+def _after(scope: Scope) -> int:
+    value = parameter(scope, "after")
+    if value is None:
+        return 0
+    if _DIGITS.fullmatch(value) and int(value) <= AFTER_MAX:
+        return int(value)
     raise refused(400, "bad_after", "after is the seq of the last final you have, a whole number")
-
-
-def _header(scope: Mapping[str, Any], name: bytes) -> str | None:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), None)

@@ -35,6 +35,12 @@ class UpgradeProtocol(WebSocketsSansIOProtocol):
             # uvicorn would report an application that answered nothing, and at the level of an error.
             self.handshake_complete = True
 
+    async def run_asgi(self) -> None:
+        """Run the application. One that gives up a client which does not read leaves nothing behind for it."""
+        await super().run_asgi()
+        if self.handshake_complete and not self.close_sent and self.conn.close_rcvd is None:
+            self.transport.abort()
+
 
 def _is_text(frames: list[bytes]) -> bool:
     try:

@@ -57,9 +57,9 @@ class Wire:
             if ack.durable >= position:
                 return ack
 
-    async def closed(self) -> int:
+    async def closed(self, seconds: float = HEAR_SECONDS) -> int:
         """Hear to the end; the close code."""
-        async with asyncio.timeout(HEAR_SECONDS):
+        async with asyncio.timeout(seconds):
             try:
                 while True:
                     self._note(await self._socket.recv())
