@@ -58,6 +58,12 @@ class Fence:
     def __init__(self, epochs: Iterable[EpochRecord]) -> None:
         self._bases: dict[int, Base] = {e.epoch: e.base for e in epochs if e.base is not None}
 
+    def extended(self, epoch: int, base: Base) -> Fence:
+        """The same, and the cut that one more epoch makes."""
+        extended = Fence(())
+        extended._bases = {**self._bases, epoch: base}
+        return extended
+
     def base(self, epoch: int) -> Base | None:
         """Where ``epoch`` begins, or None where it promised nothing."""
         return self._bases.get(epoch)

@@ -23,7 +23,7 @@ from app.auth.principal import Scope
 from app.bootstrap import StartFailed, clinic_registry, development_issuer, services
 from app.commands import Subparsers
 from app.config import ConfigError, Settings, from_environment
-from app.sessions.manager import SessionManager
+from app.services import Services
 from app.telemetry.logs import configure, logger
 from app.ws.upgrade import UpgradeProtocol
 from audio.pcm import FRAME_BYTES_MAX
@@ -99,7 +99,7 @@ async def _serve(settings: Settings) -> None:
                 group.create_task(server.serve(sockets=[bound]))
                 for server, bound in zip(servers, (public, admin), strict=True)
             ]
-            beside = [group.create_task(_until_signal(built.manager, servers))]
+            beside = [group.create_task(_until_signal(built, servers))]
             beside.append(group.create_task(_announce(settings, servers, admin.getsockname()[1])))
             await asyncio.wait(serving)
             for task in beside:
@@ -138,23 +138,32 @@ def _bound(host: str, port: int, variable: str) -> socket.socket:
     return bound
 
 
-async def _until_signal(manager: SessionManager, servers: Sequence[_Server]) -> None:
+async def _until_signal(built: Services, servers: Sequence[_Server]) -> None:
     """The first signal drains and then stops; one more stops at once."""
     signalled = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def note() -> None:
         if signalled.is_set():
-            manager.give_up()
+            built.manager.give_up()
+            for server in servers:
+                server.force_exit = True
+        built.manager.close()
         signalled.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, note)
     await signalled.wait()
     _log.info("draining")
-    await manager.drain()
+    await _drain(built)
     for server in servers:
         server.should_exit = True
+
+
+async def _drain(built: Services) -> None:
+    """Let go of everybody while the sockets still stand: speakers first, whose sessions need the time."""
+    await built.manager.drain()
+    await built.hub.drain()
 
 
 async def _announce(settings: Settings, servers: Sequence[_Server], admin_port: int) -> None:

@@ -8,13 +8,14 @@ import uuid
 from collections.abc import Callable
 from typing import Final
 
+from msgspec.structs import replace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.config import Settings
-from app.errors import refusal, refused, reject_websocket
+from app.errors import Refusal, refusal, refused, reject_websocket
 from app.http.problems import not_found, problem_response
 from app.http.proxies import caller_address
 from app.telemetry.logs import bound, logger
@@ -36,7 +37,11 @@ _SECURITY: Final = {
 
 def middleware(settings: Settings, metrics: Metrics) -> list[Middleware]:
     """For ``Starlette(middleware=...)``, in this order."""
-    return [Middleware(Envelope, settings, metrics), Middleware(Problems), Middleware(Gate, settings)]
+    return [
+        Middleware(Envelope, settings, metrics),
+        Middleware(Problems, settings),
+        Middleware(Gate, settings),
+    ]
 
 
 class Envelope:
@@ -115,11 +120,14 @@ class Problems:
     """Turns whatever escapes from further in into a problem body, or a close where a socket is open already.
 
     An error after an HTTP answer has begun is raised on: the server cuts the connection, so that a client does not
-    take a part for the whole.
+    take a part for the whole. Where another task may take what this one refuses, the balancer's cookie is taken back:
+    it would lead the client here again.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
+        cookie = settings.sticky_cookie
+        self._unstick = {} if cookie is None else {"Set-Cookie": f"{cookie}=; Max-Age=0; Path=/"}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, and answer for what goes wrong."""
@@ -136,16 +144,18 @@ class Problems:
             await self._app(scope, receive, send_on)
         except ClientDisconnect:
             return
-        except Exception as error:  # noqa: BLE001 - the edge: whatever gets here must be answered
-            await _answer(error, scope, receive, send_on, seen)
+        except Exception as error:
+            reason = refusal(error)
+            if reason.code == "internal":
+                _log.error("request failed", exc_info=error)
+            if "http.response.start" in seen:
+                raise
+            if reason.elsewhere:
+                reason = replace(reason, headers={**reason.headers, **self._unstick})
+            await _answer(reason, scope, receive, send_on, seen)
 
 
-async def _answer(error: Exception, scope: Scope, receive: Receive, send: Send, seen: set[str]) -> None:
-    reason = refusal(error)
-    if reason.code == "internal":
-        _log.error("request failed", exc_info=error)
-    if "http.response.start" in seen:
-        raise error
+async def _answer(reason: Refusal, scope: Scope, receive: Receive, send: Send, seen: set[str]) -> None:
     if scope["type"] == "http":
         await problem_response(scope, reason)(scope, receive, send)
     elif not seen:

@@ -106,7 +106,7 @@ class Desk:
         Raises:
             SessionNotFound, NotTheSpeaker, Forbidden, StoreError: refused.
         """
-        ref, history = await find_session(self._deps.store, principal, session_id)
+        ref, history = await find_session(self._deps.store, principal.clinic_id, session_id)
         if role == "speaker":
             self._may_speak(principal, history)
         elif not principal.may(Scope.READ):
@@ -187,7 +187,7 @@ class Desk:
             raise Unprocessable("idempotency_key_reused", "this Idempotency-Key was used with another body")
         if held.session_id is None:
             raise IdempotencyInFlight("the first call with this Idempotency-Key is under way; try again")
-        ref, history = await find_session(self._deps.store, principal, held.session_id)
+        ref, history = await find_session(self._deps.store, principal.clinic_id, held.session_id)
         return Admission(
             archived_item(history), self._issue(principal, ref, "speaker", history.speaker_serial)
         )

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final as Constant
 from typing import Protocol
 
-from app.events.log import CommitOutcome, EventLog, LogUnavailable
+from app.events.log import LogUnavailable
 from app.sessions.finals import FinalsBook
+from app.sessions.log_tail import LogTail
 from audio.transcript import CommittedFinal, Final
-from tenants.terms import SessionRef
 
-
-class Fenced(Exception):
-    """A newer epoch owns the session; this task must let go of it without promising anything more."""
+CATCH_UP_SECONDS: Constant = 1.0
+"""Between two attempts to bring a log up to date that did not answer."""
 
 
 class CommitterEvents(Protocol):
     """Whom the committer tells; synchronous and quick."""
 
-    def on_committed(self, finals: list[CommittedFinal]) -> None:
-        """These finals are committed, in order."""
+    def on_committed(self, finals: list[CommittedFinal], seconds: float) -> None:
+        """These finals are committed, in order; that took ``seconds``."""
 
     def on_log_lost(self) -> None:
         """The log did not answer; finals are committed in the archive meanwhile."""
@@ -44,9 +45,9 @@ class Committer:
     """One session's committer; ``run`` is owned by the session's TaskGroup.
 
     Args:
+        tail: the log's end.
         recorder: carries committed finals, and commits by making them durable while the log is away.
         confirm: raises Fenced when the archive holds a newer epoch; returns when it is known that it does not.
-        announced: see ``Claim``.
 
     The queue is bounded by the audio that the session's window lets in.
     """
@@ -54,19 +55,15 @@ class Committer:
     def __init__(
         self,
         *,
-        log: EventLog,
-        ref: SessionRef,
-        epoch: int,
-        task: str,
+        tail: LogTail,
         book: FinalsBook,
         events: CommitterEvents,
         recorder: Carrier,
         confirm: Callable[[], Awaitable[None]],
-        announced: bool = True,
+        clock: Callable[[], float],
     ) -> None:
-        self._log, self._ref, self._epoch, self._task = log, ref, epoch, task
-        self._book, self._events, self._recorder, self._confirm = book, events, recorder, confirm
-        self._announced = announced
+        self._tail, self._book, self._events, self._recorder = tail, book, events, recorder
+        self._confirm, self._clock = confirm, clock
         self._waiting: list[Final] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -76,6 +73,11 @@ class Committer:
         """Commit ``final`` after those added before."""
         self._waiting.append(final)
         self._idle.clear()
+        self._wake.set()
+
+    def log_forgot(self) -> None:
+        """The log does not know this owner any more: it is told again, without waiting for the next final."""
+        self._tail.forgotten()
         self._wake.set()
 
     async def settle(self) -> None:
@@ -89,45 +91,39 @@ class Committer:
             Fenced: see there.
         """
         while True:
-            await self._wake.wait()
-            self._wake.clear()
+            await self._until_needed()
             while self._waiting:
                 batch, self._waiting = self._book.number(self._waiting), []
+                began = self._clock()
                 await self._commit(batch)
                 self._book.mark_committed(batch[-1].seq)
                 self._recorder.finals_arrived()
-                self._events.on_committed(batch)
+                self._events.on_committed(batch, self._clock() - began)
             self._idle.set()
+
+    async def _until_needed(self) -> None:
+        """Wait for finals; meanwhile see to it that the log gets what it lacks."""
+        while not self._waiting:
+            self._wake.clear()
+            if self._tail.in_step:
+                await self._wake.wait()
+                continue
+            try:
+                done = await self._tail.append()
+            except LogUnavailable:
+                done = False
+            if not done:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(CATCH_UP_SECONDS):
+                        await self._wake.wait()
 
     async def _commit(self, batch: list[CommittedFinal]) -> None:
         try:
-            outcome = CommitOutcome.UNKNOWN
-            if self._announced:
-                outcome = await self._log.commit(self._ref, self._epoch, batch)
-            if outcome is CommitOutcome.UNKNOWN:
-                outcome = await self._reannounce(batch)
+            in_log = await self._tail.append(batch)
         except LogUnavailable:
             self._events.on_log_lost()
-            outcome = CommitOutcome.UNKNOWN
-        if outcome is CommitOutcome.STALE:
-            raise Fenced
+            in_log = False
         self._book.keep(batch)
-        if outcome is CommitOutcome.UNKNOWN:
+        if not in_log:
             await self._recorder.drain()
             await self._confirm()
-
-    async def _reannounce(self, batch: list[CommittedFinal]) -> CommitOutcome:
-        # The log was emptied, or missed what went to the archive. Whether it may be told again is the archive's to say.
-        await self._confirm()
-        held = await self._announce(self._book.numbered)
-        if held and held[-1].epoch != self._epoch:
-            # An older owner's, whom nobody could ask for them when this one came: they are not the session's any more.
-            await self._announce(held[-1].seq)
-            held = await self._announce(self._book.numbered)
-        if held is None:
-            return CommitOutcome.STALE
-        self._announced = True
-        return await self._log.commit(self._ref, self._epoch, batch)
-
-    async def _announce(self, seq: int) -> list[CommittedFinal] | None:
-        return await self._log.announce(self._ref, self._epoch, seq, self._task)

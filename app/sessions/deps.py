@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from app.archive.store import Store
-from app.events.log import EventLog
+from app.events.log import EventLog, OwnerBoard, Publisher
 from app.sessions.health import Health
 from app.sessions.index import SessionIndex
+from app.sessions.pulse import Pulse
 from app.telemetry.metrics import Metrics
 from audio.engine import Engine
 from tenants.clinic import ClinicId
@@ -26,6 +27,7 @@ class SessionLimits:
         reopen_seconds: for which the speaker of an abandoned session may reopen it.
         end_seconds: how long an ending session waits for the engine's last finals.
         release_seconds: how long a session may take to become durable before a newer connection gives up on it.
+        drain_seconds: over which a task that goes away spreads the release of its sessions.
     """
 
     max_sessions: int = 500
@@ -35,18 +37,23 @@ class SessionLimits:
     reopen_seconds: float = 24 * 3600.0
     end_seconds: float = 45.0
     release_seconds: float = 10.0
+    drain_seconds: float = 20.0
 
 
 @dataclass(frozen=True)
 class SessionDeps:
     """Shared by all sessions of a task. ``clock`` is monotonic, ``wall`` is Unix time, both in seconds.
 
+    ``boot`` tells this life of the task from others under the same name; it is hexadecimal.
     ``regions_of`` names the regions in which a clinic's speech may be transcribed; none means any.
     """
 
     task: str
+    boot: str
     store: Store
     log: EventLog
+    publisher: Publisher
+    board: OwnerBoard
     index: SessionIndex
     engine: Engine
     metrics: Metrics
@@ -55,6 +62,7 @@ class SessionDeps:
     wall: Callable[[], float]
     rng: random.Random = field(default_factory=random.Random)
     health: Health = field(default_factory=Health)
+    pulse: Pulse = field(default_factory=Pulse)
     regions_of: Callable[[ClinicId], tuple[str, ...]] = lambda _: ()
 
     def now(self) -> str:

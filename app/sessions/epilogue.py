@@ -10,13 +10,12 @@ from app.auth.principal import AuthError
 from app.auth.tickets import Ticket
 from app.protocol.messages import Notice, Ready
 from app.sessions.deps import SessionDeps, unix_time
+from app.sessions.ending import Ending
 from app.sessions.errors import SessionNotFound
 from app.sessions.link import Link
 from app.sessions.ownership import judge_serial
 from app.sessions.views import completed_message
 from tenants.terms import SessionRef
-
-ABANDONED = "abandoned"
 
 
 class Epilogue:
@@ -29,7 +28,7 @@ class Epilogue:
     def may_reopen(self, history: History) -> bool:
         """Whether the session ended only because its speaker stayed away, and not too long ago."""
         manifest = history.manifest
-        if manifest is None or manifest.reason != ABANDONED:
+        if manifest is None or manifest.reason != Ending.ABANDONED:
             return False
         return self._deps.wall() - unix_time(manifest.finished_at) < self._deps.limits.reopen_seconds
 

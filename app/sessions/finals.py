@@ -29,6 +29,11 @@ class FinalsBook:
         self._rewound: int | None = None
 
     @property
+    def oldest(self) -> int:
+        """Finals after this one are in memory."""
+        return self._base
+
+    @property
     def numbered(self) -> int:
         """The last ``seq`` given."""
         return self._base + len(self._kept)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Final
 
 from app.events.log import EventLog, LogUnavailable
 from app.protocol.rest import SessionItem
 from app.sessions.index import IndexUnavailable, SessionIndex
+from app.sessions.log_tail import Fenced, LogTail
 from app.telemetry.logs import logger
 from tenants.clinic import ClinicId
 from tenants.terms import SessionRef
@@ -17,6 +19,8 @@ WAITING_MAX: Final = 10_000
 """Sessions whose change waits; past that the oldest is forgotten, and the archive still knows it."""
 
 RETRY_SECONDS: Final = 1.0
+OWED_SECONDS: Final = 5.0
+"""How long one session that is over may keep the others waiting for the archive."""
 
 _EVENTS: Final = frozenset({"created", "live", "detached", "completed", "failed"})
 
@@ -29,15 +33,34 @@ class Herald:
     def __init__(self, index: SessionIndex, log: EventLog) -> None:
         self._index, self._log = index, log
         self._waiting: OrderedDict[str, SessionItem] = OrderedDict()
+        self._owed: dict[str, LogTail] = {}
         self._wake = asyncio.Event()
+        self._moved = asyncio.Condition()
 
     def tell(self, item: SessionItem) -> None:
         """``item`` changed."""
         self._waiting[item.session_id] = item
         self._waiting.move_to_end(item.session_id)
         if len(self._waiting) > WAITING_MAX:
-            self._waiting.popitem(last=False)
+            oldest, _ = self._waiting.popitem(last=False)
+            self._owed.pop(oldest, None)
         self._wake.set()
+
+    def owe(self, ref: SessionRef, tail: LogTail) -> None:
+        """``ref`` is finished, and the log may lack finals of it: it gets them before it is told of that."""
+        if not tail.in_step:
+            self._owed[ref.session_id] = tail
+
+    def forget(self, ref: SessionRef) -> None:
+        """Another task has ``ref``: what waits here is older than what that task tells."""
+        self._waiting.pop(ref.session_id, None)
+        self._owed.pop(ref.session_id, None)
+
+    async def told(self, ref: SessionRef, seconds: float) -> None:
+        """Return when nothing of ``ref`` waits any more, or after ``seconds``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._moved:
+                await self._moved.wait_for(lambda: ref.session_id not in self._waiting)
 
     async def run(self) -> None:
         """Tell until cancelled."""
@@ -59,11 +82,36 @@ class Herald:
                 return
             if self._waiting.get(session_id) is item:
                 del self._waiting[session_id]
+            async with self._moved:
+                self._moved.notify_all()
 
     async def _tell(self, item: SessionItem) -> None:
         await self._index.put(item)
+        await self._pay(item)
         if item.state in _EVENTS:
             ref = SessionRef(ClinicId(item.clinic_id), item.session_id)
-            await self._log.append(
-                ref, f"session.{item.state}", {"samples": item.samples, "finals": item.finals}
-            )
+            await self._log.append(ref, f"session.{item.state}", _fields(item))
+
+    async def _pay(self, item: SessionItem) -> None:
+        tail = self._owed.get(item.session_id)
+        if tail is None:
+            return
+        try:
+            async with asyncio.timeout(OWED_SECONDS):
+                if not await tail.append():
+                    raise LogUnavailable("emptied")
+                await tail.archived(item.finals)
+        except TimeoutError:
+            raise LogUnavailable("archive_away") from None
+        except Fenced:
+            _log.info("session_fenced", sessionId=item.session_id)
+        self._owed.pop(item.session_id, None)
+
+
+def _fields(item: SessionItem) -> dict[str, object]:
+    known = {"language": item.language, "title": item.title, "externalId": item.external_id}
+    return {
+        **{name: value for name, value in known.items() if value is not None},
+        "samples": item.samples,
+        "finals": item.finals,
+    }

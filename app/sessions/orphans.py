@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -12,9 +15,13 @@ from app.archive.reader import load_history, read_finals
 from app.archive.records import Manifest, RecordCorrupt
 from app.archive.store import ObjectCorrupt, StoreError
 from app.sessions.deps import SessionDeps, unix_time
+from app.sessions.ending import Ending
 from app.sessions.errors import SessionNotFound, Superseded
+from app.sessions.finals import FinalsBook
 from app.sessions.herald import Herald
 from app.sessions.ownership import Claimant, claim
+from app.sessions.parts import log_tail
+from app.sessions.roll import Roll, Standing
 from app.sessions.views import archived_item
 from app.telemetry.logs import logger
 from audio.codec import CodecError
@@ -23,54 +30,87 @@ from tenants.terms import SessionRef
 
 CHECK_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 5.0
-STOPPED: Final = "stopped"
+JITTER_SHARE: Final = 1 / 32
+"""Of the window: so far apart several tasks may find the same session due. Who comes second sees that it is taken."""
+
+OVER_MAX: Final = 10_000
+"""Sessions that are remembered to be over; one that was forgotten is looked at once more."""
 
 _log = logger(__name__)
 
 
 @dataclass(frozen=True)
 class _Watch:
-    deadline: float
-    reason: str
-    mark: tuple[object, ...] | None
-    epoch: int | None = None
+    """``mark``: how things stood in the archive when the time began to run; None where nobody else can have the session.
 
-    def is_anothers(self, history: History, task: str) -> bool:
-        """Whether another task has claimed the session since."""
+    ``new``: nothing is known yet but that its owner may be dead. ``epoch``: the last one that is this task's own.
+    """
+
+    deadline: float
+    ending: Ending = Ending.ABANDONED
+    mark: tuple[object, ...] | None = None
+    epoch: int | None = None
+    new: bool = False
+
+    def has_moved(self, history: History, task: str) -> bool:
+        """Whether somebody has written to the session since, or another task claimed it."""
+        if self.mark is not None and self.mark != _mark(history):
+            return True
         known = self.epoch
         return known is not None and any(e.epoch > known and e.task != task for e in history.epochs)
 
 
 class Orphans:
-    """Watches sessions without an owner until their resume window has passed. ``run`` is owned by the manager."""
+    """Watches sessions without an owner until their resume window has passed. ``run`` is owned by the manager.
 
-    def __init__(self, deps: SessionDeps, herald: Herald) -> None:
-        self._deps, self._herald = deps, herald
+    One is finished only when neither its objects nor the record of its owner's task has changed for a whole window.
+    """
+
+    def __init__(self, deps: SessionDeps, herald: Herald, roll: Roll) -> None:
+        self._deps, self._herald, self._roll = deps, herald, roll
         self._watched: dict[SessionRef, _Watch] = {}
+        self._over: OrderedDict[SessionRef, float] = OrderedDict()
 
     def watch(
         self, ref: SessionRef, seconds: float, *, history: History | None = None, epoch: int | None = None
     ) -> None:
         """Finish ``ref`` after ``seconds``, unless it is dropped or somebody writes to it meanwhile.
 
-        Somebody wrote if things are not as in ``history``. Where ``epoch`` is given, a newer one of another task takes the
-        session off this task's hands.
+        Somebody wrote if things are not as in ``history``. Where ``epoch`` is given, a newer one of another task gives the
+        session another window.
         """
         mark = _mark(history) if history is not None else None
-        self._watched[ref] = _Watch(self._deps.clock() + seconds, "abandoned", mark, epoch)
+        self._watched[ref] = _Watch(self._deps.clock() + seconds, mark=mark, epoch=epoch)
 
     def watch_new(self, ref: SessionRef, seconds: float, *, history: History) -> None:
         """The same, but for a session that is watched already nothing changes."""
         if ref not in self._watched:
             self.watch(ref, seconds, history=history)
 
+    def note(self, ref: SessionRef, since: float) -> None:
+        """The task that had ``ref``, and said so at ``since``, may be dead: look at ``ref`` soon.
+
+        One that is finished is swept then, any other has a whole window first. Nothing changes for a session that is
+        watched, or was seen to be over after ``since``.
+        """
+        if ref not in self._watched and not self.is_over(ref, since):
+            self._watched[ref] = _Watch(self._deps.clock(), new=True)
+
     def stop(self, ref: SessionRef) -> None:
         """Finish ``ref`` for good, as soon as may be."""
-        self._watched[ref] = _Watch(self._deps.clock(), STOPPED, None)
+        self._watched[ref] = _Watch(self._deps.clock(), Ending.STOPPED)
 
     def drop(self, ref: SessionRef) -> None:
         """Somebody owns ``ref``."""
         self._watched.pop(ref, None)
+
+    def refs(self) -> Iterable[SessionRef]:
+        """Sessions watched."""
+        return self._watched.keys()
+
+    def is_over(self, ref: SessionRef, since: float) -> bool:
+        """Whether ``ref`` was seen finished, gone, or damaged beyond finishing, at ``since`` or later."""
+        return self._over.get(ref, -math.inf) >= since
 
     def __len__(self) -> int:
         """Sessions watched."""
@@ -81,33 +121,46 @@ class Orphans:
         while True:
             now = self._deps.clock()
             for ref, watch in [(r, w) for r, w in self._watched.items() if w.deadline <= now]:
-                if self._watched.get(ref) is watch:
+                if self._watched.get(ref) is watch and not self._is_anothers(ref, watch):
                     await self._settle(ref, watch)
             await asyncio.sleep(CHECK_SECONDS)
 
+    def _is_anothers(self, ref: SessionRef, watch: _Watch) -> bool:
+        # Who watches over the living task that has it, is the roll.
+        standing = self._roll.standing(ref)
+        if watch.new or watch.ending is Ending.STOPPED or standing in {None, Standing.DEAD}:
+            return False
+        if standing is Standing.ALIVE:
+            self._forget(ref, watch)
+        else:
+            patience = max(self._roll.patience(ref), CHECK_SECONDS)
+            self._watched[ref] = replace(watch, deadline=self._deps.clock() + patience)
+        return True
+
     async def _settle(self, ref: SessionRef, watch: _Watch) -> None:
-        limits = self._deps.limits
         try:
             history = await load_history(self._deps.store, ref)
             if self._watched.get(ref) is not watch:
                 return
-            if history is None or history.finished or watch.is_anothers(history, self._deps.task):
+            if history is None or history.finished:
                 await self._sweep(ref, history)
-                self._forget(ref, watch)
-            elif watch.mark is not None and _mark(history) != watch.mark:
-                self.watch(ref, limits.resume_window_seconds, history=history)
+                self._end(ref, watch)
+            elif watch.new or watch.has_moved(history, self._deps.task):
+                self.watch(ref, self._a_window(), history=history)
             else:
                 await self._finish(ref, history, watch)
         except (RecordCorrupt, ObjectCorrupt, CodecError) as damage:
             _log.error("orphan_damaged", sessionId=ref.session_id, key=getattr(damage, "key", None))
-            self._forget(ref, watch)
+            self._end(ref, watch)
         except StoreError as refusal:
             reason = getattr(refusal, "reason", type(refusal).__name__)
             _log.warning("orphan_delayed", sessionId=ref.session_id, reason=reason)
-            if self._watched.get(ref) is watch:
-                self._watched[ref] = replace(watch, deadline=self._deps.clock() + RETRY_SECONDS)
-        except (Superseded, SessionNotFound, FinishLost):
-            self._forget(ref, watch)
+            self._look_again(ref, watch, watch)
+        except (Superseded, FinishLost):
+            # Who was quicker may die before it is through.
+            self._look_again(ref, watch, _Watch(0.0, new=True))
+        except SessionNotFound:
+            self._end(ref, watch)
 
     async def _sweep(self, ref: SessionRef, history: History | None) -> None:
         # Whoever finished it may have died before the segments were gone.
@@ -119,13 +172,13 @@ class Orphans:
     async def _finish(self, ref: SessionRef, history: History, watch: _Watch) -> None:
         spoken = history.speaker_serial > 0
         age = self._deps.wall() - unix_time(history.session.created_at)
-        if not spoken and watch.reason != STOPPED and age < self._deps.limits.created_seconds:
+        if not spoken and watch.ending is not Ending.STOPPED and age < self._deps.limits.created_seconds:
             self.watch(ref, self._deps.limits.created_seconds - age, history=history)
             return
-        await self.finish_now(ref, watch.reason if spoken else "unspoken")
-        self._forget(ref, watch)
+        await self.finish_now(ref, watch.ending if spoken else Ending.UNSPOKEN)
+        self._end(ref, watch)
 
-    async def finish_now(self, ref: SessionRef, reason: str) -> Manifest:
+    async def finish_now(self, ref: SessionRef, ending: Ending) -> Manifest:
         """Claim ``ref`` and finish it with what is durable.
 
         Raises:
@@ -142,19 +195,36 @@ class Orphans:
             Finish(
                 ref=ref,
                 epoch=won.epoch,
-                reason=reason,
+                reason=ending.value,
                 finals=await read_finals(deps.store, ref, history),
                 live=Ranges.from_wire(history.live),
                 now=deps.now(),
                 samples=history.end,
-                state="cancelled" if reason == "unspoken" else "completed",
+                state="cancelled" if ending is Ending.UNSPOKEN else "completed",
             ),
         )
-        _log.info("orphan_finished", sessionId=ref.session_id, epoch=won.epoch, reason=reason)
+        _log.info("orphan_finished", sessionId=ref.session_id, epoch=won.epoch, reason=ending.value)
+        self._herald.owe(ref, log_tail(deps, ref, won, FinalsBook(epoch=won.epoch, seq=won.base.seq)))
         finished = await load_history(deps.store, ref)
         if finished is not None and finished.finished:
             self._herald.tell(archived_item(finished))
         return manifest
+
+    def _a_window(self) -> float:
+        window = self._deps.limits.resume_window_seconds
+        return window * (1 + self._deps.rng.uniform(0, JITTER_SHARE))
+
+    def _look_again(self, ref: SessionRef, watch: _Watch, then: _Watch) -> None:
+        if self._watched.get(ref) is watch:
+            self._watched[ref] = replace(then, deadline=self._deps.clock() + RETRY_SECONDS)
+
+    def _end(self, ref: SessionRef, watch: _Watch) -> None:
+        if self._watched.get(ref) is watch:
+            del self._watched[ref]
+            self._over[ref] = self._deps.clock()
+            self._over.move_to_end(ref)
+            if len(self._over) > OVER_MAX:
+                self._over.popitem(last=False)
 
     def _forget(self, ref: SessionRef, watch: _Watch) -> None:
         if self._watched.get(ref) is watch:

@@ -20,6 +20,7 @@ from app.auth.principal import AuthError
 from app.auth.tickets import Ticket
 from app.events.log import EventLog, LogUnavailable
 from app.sessions.errors import SessionNotFound, Superseded
+from app.sessions.log_tail import log_position
 from app.telemetry.logs import logger
 from audio.coverage import Ranges
 from audio.transcript import CommittedFinal
@@ -57,15 +58,15 @@ class Claim:
     """A session owned from now on, until a newer epoch.
 
     ``history`` was read after the fence; ``adopted`` finals follow ``history.seq`` and are in the epoch's record. What
-    is settled and was transcribed live includes them. ``announced``: the log knows of this owner, and of finals no more
-    than this owner does; otherwise it must be told before anything is committed in it.
+    is settled and was transcribed live includes them. ``log_at`` is the last final that the log has told of, at most the
+    base's; None where the log must be told of this owner before anything is committed in it.
     """
 
     epoch: int
     history: History
     adopted: list[CommittedFinal]
     base: Base
-    announced: bool = True
+    log_at: int | None
 
 
 def judge_serial(held: int, serial: int, *, resume: bool) -> None:
@@ -114,7 +115,7 @@ async def _claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claiman
     if claimant.serial:
         # A newer ticket may have entered between the first look and the fence.
         judge_serial(history.speaker_serial, claimant.serial, resume=True)
-    adopted, announced = await _announce(log, ref, epoch, history, claimant.task)
+    adopted, log_at = await _announce(log, ref, epoch, history, claimant.task)
     history = _with_adopted(history, adopted)
     base = Base(history.end, history.seq + len(adopted))
     record = msgspec.structs.replace(
@@ -123,7 +124,7 @@ async def _claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claiman
     await _write_base(store, epoch_key(ref, epoch), record)
     if await _newest_epoch(store, ref) > epoch:
         raise _Overtaken
-    return Claim(epoch, history, adopted, base, announced)
+    return Claim(epoch, history, adopted, base, log_at)
 
 
 def _with_adopted(history: History, adopted: list[CommittedFinal]) -> History:
@@ -205,15 +206,17 @@ async def _create_epoch(store: Store, ref: SessionRef, claimant: Claimant) -> Ep
 
 async def _announce(
     log: EventLog, ref: SessionRef, epoch: int, history: History, task: str
-) -> tuple[list[CommittedFinal], bool]:
+) -> tuple[list[CommittedFinal], int | None]:
     try:
-        held = await log.announce(ref, epoch, history.seq, task)
+        announced = await log.announce(ref, epoch, history.seq, task)
     except LogUnavailable:
         _log.warning("claimed_without_log", epoch=epoch)
-        return [], False
-    if held is None:
+        return [], None
+    if announced is None:
         raise _Overtaken
     # The log may hold what an owner that it never heard of has cut.
     fence = history.fence
-    adopted = list(takewhile(lambda final: fence.final_counts(final, final.epoch), held))
-    return adopted, len(adopted) == len(held)
+    adopted = list(takewhile(lambda final: fence.final_counts(final, final.epoch), announced.held))
+    if len(adopted) < len(announced.held):
+        return adopted, None
+    return adopted, log_position(announced, history.seq + len(adopted), fence)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from app.archive.reader import read_finals, read_samples
+from app.archive.reader import load_history, read_finals, read_samples
 from app.archive.recorder import Recorder
 from app.archive.store import StoreUnavailable
-from app.sessions.committer import Committer, Fenced
+from app.events.log import LogUnavailable
+from app.sessions.committer import Committer
 from app.sessions.courier import Courier, SessionNotes
 from app.sessions.deps import SessionDeps, unix_time
 from app.sessions.errors import Superseded
 from app.sessions.finals import FinalsBook
+from app.sessions.log_tail import Fenced, LogTail
 from app.sessions.ownership import Claim, confirm
 from audio.coverage import Ranges
 from audio.engine import StreamRequest
@@ -20,6 +23,7 @@ from audio.pcm import bytes_of
 from audio.ring import RING_SAMPLES, Reader, Ring
 from audio.timeline import ordinal_of
 from audio.transcriber import Transcriber, TranscriberLimits
+from audio.transcript import CommittedFinal
 from tenants.terms import SessionRef
 
 REPLAY_SAMPLES = RING_SAMPLES // 2
@@ -38,6 +42,7 @@ class Parts:
     notes: SessionNotes
     courier: Courier
     recorder: Recorder
+    tail: LogTail
     committer: Committer
     transcriber: Transcriber | None
 
@@ -50,7 +55,7 @@ async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Parts:
     """
     ring, reader = await _ring_of(deps, ref, claim)
     book = FinalsBook(epoch=claim.epoch, seq=claim.base.seq)
-    courier = Courier(deps.metrics, claim.base.position)
+    courier = Courier(deps.metrics, deps.publisher, ref, epoch=claim.epoch, durable=claim.base.position)
     transcriber = None
     if reader is not None:
         transcriber = await _transcriber(deps, ref, claim, ring=ring, reader=reader, courier=courier)
@@ -69,29 +74,54 @@ async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Parts:
         clock=deps.clock,
         rng=deps.rng,
     )
-
-    async def confirmed() -> None:
-        while True:
-            try:
-                return await confirm(deps.store, ref, claim.epoch)
-            except Superseded:
-                raise Fenced from None
-            except StoreUnavailable:
-                await asyncio.sleep(CONFIRM_RETRY_SECONDS)
-
+    tail = log_tail(deps, ref, claim, book)
     committer = Committer(
+        tail=tail,
+        book=book,
+        events=courier,
+        recorder=recorder,
+        confirm=_confirming(deps, ref, claim.epoch),
+        clock=deps.clock,
+    )
+    courier.committer = committer
+    return Parts(ring, book, notes, courier, recorder, tail, committer, transcriber)
+
+
+def log_tail(deps: SessionDeps, ref: SessionRef, claim: Claim, book: FinalsBook) -> LogTail:
+    """The log's end of the session that ``claim`` won."""
+
+    async def earlier(after: int, last: int) -> list[CommittedFinal]:
+        try:
+            history = await load_history(deps.store, ref)
+            found = await read_finals(deps.store, ref, history, after) if history is not None else []
+        except StoreUnavailable as refusal:
+            raise LogUnavailable("archive_away") from refusal
+        return [final for final in found if final.seq <= last]
+
+    return LogTail(
         log=deps.log,
         ref=ref,
         epoch=claim.epoch,
         task=deps.task,
         book=book,
-        events=courier,
-        recorder=recorder,
-        confirm=confirmed,
-        announced=claim.announced,
+        confirm=_confirming(deps, ref, claim.epoch),
+        earlier=earlier,
+        at=claim.log_at,
+        fence=claim.history.fence.extended(claim.epoch, claim.base),
     )
-    courier.committer = committer
-    return Parts(ring, book, notes, courier, recorder, committer, transcriber)
+
+
+def _confirming(deps: SessionDeps, ref: SessionRef, epoch: int) -> Callable[[], Awaitable[None]]:
+    async def confirmed() -> None:
+        while True:
+            try:
+                return await confirm(deps.store, ref, epoch)
+            except Superseded:
+                raise Fenced from None
+            except StoreUnavailable:
+                await asyncio.sleep(CONFIRM_RETRY_SECONDS)
+
+    return confirmed
 
 
 def _keeps_audio(claim: Claim) -> bool:

@@ -29,20 +29,42 @@ _log = logger(__name__)
 class Recovery:
     """Reads the archive through after a start, and again when the index was emptied. ``run`` is owned by the manager.
 
-    ``done`` is set while the index may be trusted. What did not answer is asked again here, for ``deps.health``.
+    ``done`` is set while the index may be trusted: also while the archive is still read for the sake of those sessions that
+    have no owner. What did not answer is asked again here, for ``deps.health``.
     """
 
     def __init__(self, deps: SessionDeps, manager: SessionManager) -> None:
         self._deps, self._manager = deps, manager
+        self._read_through = False
         self.done = asyncio.Event()
 
     async def run(self) -> None:
         """Rebuild whenever there is need, trying again while the store or the index is away."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._rebuilding())
+            group.create_task(self._probing())
+
+    async def _rebuilding(self) -> None:
         while True:
             try:
-                if not (self.done.is_set() and await self._deps.index.is_complete()):
+                complete = await self._deps.index.is_complete()
+                if complete:
+                    self.done.set()
+                else:
                     self.done.clear()
-                    await self._rebuild()
+                if not (complete and self._read_through):
+                    await self._rebuild(told=complete)
+            except IndexUnavailable:
+                self._deps.health.index_answers = False
+            except StoreUnavailable as refusal:
+                self._deps.health.archive_answers = False
+                _log.warning("archive_away", reason=refusal.reason)
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def _probing(self) -> None:
+        while True:
+            try:
+                await self._deps.index.is_complete()
                 self._deps.health.index_answers = True
                 await self._probe()
             except IndexUnavailable:
@@ -60,9 +82,8 @@ class Recovery:
             await self._deps.store.delete(key)
             self._deps.health.archive_answers = True
 
-    async def _rebuild(self) -> None:
+    async def _rebuild(self, *, told: bool) -> None:
         sessions = unfinished = 0
-        told = await self._deps.index.is_complete()
         async for ref in self._refs():
             owned = self._manager.owned(ref)
             if owned is not None:
@@ -79,8 +100,10 @@ class Recovery:
                 # Rows that are there may be newer than the archive: another task may own the session.
                 if not told:
                     await self._deps.index.put(archived_item(history))
-        await self._deps.index.mark_complete()
-        self.done.set()
+        self._read_through = True
+        if not told:
+            await self._deps.index.mark_complete()
+            self.done.set()
         _log.info("archive_read", sessions=sessions, unfinished=unfinished)
 
     async def _refs(self) -> AsyncIterator[SessionRef]:
@@ -93,7 +116,7 @@ class Recovery:
 
     def _watch(self, ref: SessionRef, history: History) -> bool:
         if history.finished and not is_cleaned_up(history):
-            self._manager.orphans.watch_new(ref, 0.0, history=history)
+            self._manager.orphans.note(ref, self._deps.clock())
         if history.finished or self._manager.owned(ref) is not None:
             return False
         limits = self._deps.limits

@@ -6,45 +6,37 @@ An ending goes: audio durable, engine told, its last finals committed, finals du
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from enum import Enum
+from contextlib import suppress
 
-from app.archive.finisher import Finish, FinishLost, finish
-from app.archive.reader import load_history, read_finals
+from app.archive.finisher import FinishLost
 from app.archive.records import Manifest
-from app.archive.store import StoreUnavailable
 from app.events.log import LogUnavailable
 from app.protocol.close import CloseCode
 from app.protocol.messages import Flushed, Ready
 from app.protocol.rest import SessionItem
-from app.sessions.committer import Fenced
 from app.sessions.deps import SessionDeps
+from app.sessions.ending import Ending, finish_owned
 from app.sessions.errors import SessionNotFound, Superseded
+from app.sessions.herald import Herald
+from app.sessions.hold import GivenUp, Hold, Unconfirmed
 from app.sessions.link import WAITING_MAX, Closing, Link
+from app.sessions.log_tail import Fenced
 from app.sessions.ownership import Claim
 from app.sessions.parts import Parts
-from app.sessions.speaker import IDLE_SECONDS, SpeakerSide
+from app.sessions.speaker import SpeakerSide
 from app.sessions.state import SessionState, advance
-from app.sessions.views import completed_message, item_of
+from app.sessions.views import completed_message, item_of, ready_message
 from app.telemetry.logs import logger
-from audio.pcm import FRAME_BYTES_MAX, SAMPLE_RATE
-from audio.ring import RING_SAMPLES
 from tenants.terms import SessionRef
 
-FINISH_RETRY_SECONDS = 2.0
 PAUSE_AFTER_SECONDS = 3.0
 """Without a speaker for so long, what was said becomes final; a shorter break does not tear a sentence apart."""
 
 _log = logger(__name__)
 
 
-class Ending(Enum):
-    """What an owner ends its session for."""
-
-    STOPPED = "stopped"
-    ABANDONED = "abandoned"
-    RELEASED = "released"
-    """Everything is made durable and the session left for another owner."""
+TOLD_SECONDS = 0.5
+"""How long a released session waits for its row to say so: what comes later could overtake the next owner's."""
 
 
 class Session:
@@ -53,7 +45,10 @@ class Session:
     Args:
         serial: of the ticket that the ownership was won with.
         state: what the session was before.
-        changed: called after every change of ``state``. (``fenced``: it ended because a newer owner has the session.)
+
+    Attributes:
+        manifest: None until it stands.
+        fenced: it ended because a newer owner has the session.
     """
 
     def __init__(
@@ -65,7 +60,7 @@ class Session:
         ref: SessionRef,
         serial: int,
         state: SessionState,
-        changed: Callable[[Session], None],
+        herald: Herald,
     ) -> None:
         self.ref, self.record, self.parts = ref, claim.history.session, parts
         self.serial, self.epoch, self.state = serial, claim.epoch, state
@@ -74,17 +69,19 @@ class Session:
         self._paused = False
         self.ending: Ending | None = None
         self.ended, self.fenced = asyncio.Event(), False
-        self._deps, self._changed = deps, changed
+        self._deps, self._herald = deps, herald
         self._started_at = min((e.claimed_at for e in claim.history.epochs if e.serial), default=deps.now())
         self._log = _log.bind(epoch=claim.epoch)
-        self._manifest: Manifest | None = None
+        self.manifest: Manifest | None = None
         self._ending_asked, self._flush_asked = asyncio.Event(), asyncio.Event()
         self._flushes = 0
+        self.hold = Hold(deps.pulse, deps.clock, deps.limits.resume_window_seconds)
+        self._promised = parts.recorder.durable
         deps.metrics.session_moved(None, state.value)
 
     def item(self) -> SessionItem:
         """The session's row as it is now."""
-        manifest = self._manifest
+        manifest = self.manifest
         return item_of(
             self.record,
             self.state,
@@ -103,36 +100,25 @@ class Session:
         self.parts.courier.link = link
         if self.ending is None and self.state is not SessionState.LIVE:
             self._go(SessionState.LIVE)
-        ring, limits = self.parts.ring, self._deps.limits
-        return Ready(
-            session_id=self.ref.session_id,
-            position=ring.head,
-            window=0 if link.listens_only else ring.window,
+        return ready_message(
+            self.record,
+            position=self.parts.ring.head,
+            window=0 if link.listens_only else self.parts.ring.window,
             epoch=self.epoch,
             resume_ticket=resume_ticket,
-            config={
-                "language": self.record.language,
-                "engine": self._deps.engine.capabilities.name,
-                "recording": self.record.recording,
-            },
-            limits={
-                "sampleRate": SAMPLE_RATE,
-                "frameBytesMax": FRAME_BYTES_MAX,
-                "windowSamples": RING_SAMPLES,
-                "idleSeconds": int(IDLE_SECONDS),
-                "resumeWindowSeconds": int(limits.resume_window_seconds),
-            },
+            engine=self._deps.engine.capabilities.name,
+            resume_window=self._deps.limits.resume_window_seconds,
         )
 
     @property
     def finished(self) -> bool:
         """Whether the manifest stands."""
-        return self._manifest is not None
+        return self.manifest is not None
 
     def tell_end(self, link: Link) -> None:
         """Tell a link that joined at the very end what the others were told."""
-        if self._manifest is not None:
-            link.complete(completed_message(self._manifest))
+        if self.manifest is not None:
+            link.complete(completed_message(self.manifest))
 
     def detach(self, link: Link) -> None:
         """The connection of ``link`` is gone; the session waits for its speaker to resume."""
@@ -170,8 +156,13 @@ class Session:
 
     @property
     def durable(self) -> int:
-        """Audio before this position survives the death of this task."""
-        return self.parts.recorder.durable
+        """Audio before this position survives the death of this task.
+
+        While it is not sure whose the session is, this stays where it was: a fenced owner's segments count for nothing.
+        """
+        if self.hold.is_sure:
+            self._promised = self.parts.recorder.durable
+        return self._promised
 
     def audio_arrived(self) -> None:
         """The ring has more."""
@@ -195,20 +186,22 @@ class Session:
         """The speaker ends the session here."""
         self.end(Ending.STOPPED)
 
+    def close(self, code: CloseCode, word: str, message: str) -> None:
+        """Close the speaker's connection, if there is one."""
+        if self.speaker.link is not None:
+            self.speaker.link.close(Closing(code, word, message))
+
+    def send_away(self) -> None:
+        """Have the speaker go on at another task."""
+        self.close(CloseCode.RESTARTING, "restarting", "this task goes away; resume on any other")
+
     # Life -------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Run the parts until the session ends or is lost to a newer owner; never raises for either.
-
-        A cancel gives everything back at once; what is not durable then is still with the client.
-        """
+        """Run the parts until the session ends, is lost or given up; never raises for any of these."""
         try:
             async with asyncio.TaskGroup() as group:
-                parts = self.parts
-                workers = [group.create_task(parts.recorder.run()), group.create_task(parts.committer.run())]
-                workers += [group.create_task(self._answer_flushes()), group.create_task(self._trim_log())]
-                if parts.transcriber is not None:
-                    workers.append(group.create_task(parts.transcriber.run()))
+                workers = self._start(group)
                 await self._ending_asked.wait()
                 await self._end()
                 for worker in workers:
@@ -216,50 +209,63 @@ class Session:
         except* (Fenced, Superseded, FinishLost, SessionNotFound):
             self.fenced = True
             self._log.info("session_fenced")
-            self._close(CloseCode.SUPERSEDED, "superseded", "another connection has taken over this session")
+            self.close(CloseCode.SUPERSEDED, "superseded", "another connection has taken over this session")
+        except* GivenUp:
+            self.send_away()
+        except* Unconfirmed:
+            self._log.warning("session_unconfirmed")
+            self.close(
+                CloseCode.DEPENDENCY,
+                "ownership_unconfirmed",
+                "nothing confirms that this server still has the session; resume",
+            )
         finally:
             self._deps.metrics.session_moved(self.state.value, None)
             self.parts.ring.release()
             self.ended.set()
 
+    def _start(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        parts = self.parts
+        work = [parts.recorder.run(), parts.committer.run(), self._answer_flushes(), self._trim_log()]
+        if parts.transcriber is not None:
+            work.append(parts.transcriber.run())
+        return [group.create_task(worker) for worker in (*work, self.hold.until_lost())]
+
     async def _end(self) -> None:
         parts = self.parts
         await parts.recorder.drain()
-        if parts.transcriber is not None:
-            await parts.transcriber.end()
+        await self._hear_out()
         await parts.committer.settle()
         await parts.recorder.drain()
+        with suppress(LogUnavailable):
+            await parts.tail.archived(parts.book.archived)
         if self.ending is Ending.RELEASED:
             if self.state is SessionState.LIVE:
                 self._go(SessionState.DETACHED)
-            self._close(CloseCode.RESTARTING, "restarting", "this task goes away; resume on any other")
+                await self._herald.told(self.ref, TOLD_SECONDS)
+            self.send_away()
             return
-        self._manifest = await self._finish()
-        self._go(SessionState(self._manifest.state))
-        if self.speaker.link is not None:
-            self.speaker.link.complete(completed_message(self._manifest))
-
-    async def _finish(self) -> Manifest:
-        while True:
-            try:
-                return await finish(self._deps.store, await self._order())
-            except StoreUnavailable as refusal:
-                self._log.warning("finish_delayed", reason=refusal.reason)
-                await asyncio.sleep(FINISH_RETRY_SECONDS)
-
-    async def _order(self) -> Finish:
-        history = await load_history(self._deps.store, self.ref)
-        if history is None or self.ending is None:
-            raise SessionNotFound
-        return Finish(
-            ref=self.ref,
+        self.manifest = await finish_owned(
+            self._deps,
+            self.ref,
             epoch=self.epoch,
-            reason=self.ending.value,
-            finals=await read_finals(self._deps.store, self.ref, history),
-            live=self.parts.notes.live,
-            now=self._deps.now(),
-            samples=self.parts.ring.head,
+            ending=self.ending or Ending.ABANDONED,
+            live=parts.notes.live,
+            samples=parts.ring.head,
         )
+        self._herald.owe(self.ref, parts.tail)
+        self._go(SessionState(self.manifest.state))
+        if self.speaker.link is not None:
+            self.speaker.link.complete(completed_message(self.manifest))
+
+    async def _hear_out(self) -> None:
+        if self.parts.transcriber is None:
+            return
+        # A next owner hears again what is not final: an engine that hangs need not hold up the speaker for long.
+        released = self.ending is Ending.RELEASED
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._deps.limits.release_seconds / 2 if released else None):
+                await self.parts.transcriber.end()
 
     async def _answer_flushes(self) -> None:
         while True:
@@ -281,20 +287,13 @@ class Session:
             await self.parts.courier.stored.wait()
             self.parts.courier.stored.clear()
             archived = self.parts.book.archived
-            if archived == trimmed:
-                continue
-            try:
-                await self._deps.log.archived(self.ref, self.epoch, archived)
-            except LogUnavailable:
-                continue
-            trimmed = archived
-
-    def _close(self, code: CloseCode, word: str, message: str) -> None:
-        if self.speaker.link is not None:
-            self.speaker.link.close(Closing(code, word, message))
+            with suppress(LogUnavailable):
+                if archived > trimmed:
+                    await self.parts.tail.archived(archived)
+                    trimmed = archived
 
     def _go(self, state: SessionState) -> None:
         self._deps.metrics.session_moved(self.state.value, state.value)
         self.state = advance(self.state, state)
         self._log.info("session_state", state=state.value)
-        self._changed(self)
+        self._herald.tell(self.item())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from app.archive.history import History
 from app.archive.records import Manifest, RangeList, SessionRecord
-from app.protocol.messages import Completed
+from app.protocol.messages import Completed, Ready
 from app.protocol.rest import CoverageView, FinalView, SessionItem, WordView
+from app.sessions.speaker import IDLE_SECONDS
 from app.sessions.state import SessionState
 from audio.coverage import Coverage, Ranges
+from audio.pcm import FRAME_BYTES_MAX, SAMPLE_RATE
+from audio.ring import RING_SAMPLES
 from audio.transcript import CommittedFinal
 
 
@@ -79,4 +82,32 @@ def completed_message(manifest: Manifest) -> Completed:
     """The last message to a speaker."""
     return Completed(
         manifest.session_id, manifest.samples, manifest.finals, manifest.coverage, manifest.audio_sha256
+    )
+
+
+def ready_message(
+    record: SessionRecord,
+    *,
+    position: int,
+    window: int,
+    epoch: int,
+    resume_ticket: str,
+    engine: str,
+    resume_window: float,
+) -> Ready:
+    """The first message to a speaker who may speak."""
+    return Ready(
+        session_id=record.session_id,
+        position=position,
+        window=window,
+        epoch=epoch,
+        resume_ticket=resume_ticket,
+        config={"language": record.language, "engine": engine, "recording": record.recording},
+        limits={
+            "sampleRate": SAMPLE_RATE,
+            "frameBytesMax": FRAME_BYTES_MAX,
+            "windowSamples": RING_SAMPLES,
+            "idleSeconds": int(IDLE_SECONDS),
+            "resumeWindowSeconds": int(resume_window),
+        },
     )

@@ -79,7 +79,7 @@ async def test_a_minute_of_kills(tmp_path: Path, sample_wav: Path) -> None:
     print(f"seed {seed}")
     sample_pcm = read_audio(sample_wav)
     random = Random(seed)  # noqa: S311
-    settings = {"engine": "pocketsphinx", "pocketsphinx_workers": "4"}
+    settings = {"engine": "pocketsphinx", "pocketsphinx_workers": "4", "drain_seconds": "1"}
     async with (
         ServerProcess(tmp_path / "data", environment=None, **settings) as server,
         await Person.of(server) as person,

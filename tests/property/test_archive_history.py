@@ -16,8 +16,11 @@ from app.archive.reader import load_history, read_finals, read_piece, read_piece
 from app.archive.records import Base, EpochRecord, SegmentHeader, folder
 from app.archive.store import Store, StoreUnavailable
 from app.archive.verify import verify
-from app.events.log import CommitOutcome
-from app.sessions.ownership import Claimant, claim
+from app.events.log import LogUnavailable
+from app.sessions.errors import Superseded
+from app.sessions.finals import FinalsBook
+from app.sessions.log_tail import Fenced, LogTail
+from app.sessions.ownership import Claim, Claimant, claim, confirm
 from audio.codec import FlacReader
 from audio.coverage import Ranges
 from audio.transcript import CommittedFinal
@@ -89,9 +92,9 @@ class Owner:
 
     epoch: int
     head: int
-    seq: int
+    tail: LogTail
+    book: FinalsBook
     unarchived: list[CommittedFinal] = field(default_factory=list)
-    announced: bool = True
     alive: bool = True
     finished: bool = False
 
@@ -111,6 +114,8 @@ class Life:
     ordinal: int = 0
     log_behind: bool = False
     """The log does not know of the newest owner, who came while it was away, or of what it knows."""
+    claim_died: bool = False
+    """Above the newest owner is the epoch of somebody who died before it promised anything."""
 
     @property
     def owner(self) -> Owner | None:
@@ -124,11 +129,42 @@ class Life:
         self.serial += 1
         won = await claim(self.store, self.log, REF, Claimant("t", "speaker", "now", self.serial))
         self.log.away = False
-        self.log_behind = not won.announced
+        self.log_behind = won.log_at is None
         assert won.base == Base(len(self.audio) // 2, len(self.said))
         assert won.adopted == self.said[self.safe :]
         self.safe = len(self.said)
-        self.owners.append(Owner(won.epoch, won.base.position, won.base.seq, announced=won.announced))
+        self._own(won)
+
+    def _own(self, won: Claim, *, head: int | None = None, finished: bool = False) -> None:
+        book = FinalsBook(epoch=won.epoch, seq=won.base.seq)
+
+        async def confirmed() -> None:
+            try:
+                await confirm(self.store, REF, won.epoch)
+            except Superseded:
+                raise Fenced from None
+
+        async def earlier(after: int, last: int) -> list[CommittedFinal]:
+            history = await load_history(self.store, REF)
+            assert history is not None
+            return [
+                final for final in await read_finals(self.store, REF, history, after) if final.seq <= last
+            ]
+
+        tail = LogTail(
+            log=self.log,
+            ref=REF,
+            epoch=won.epoch,
+            task="t",
+            book=book,
+            confirm=confirmed,
+            earlier=earlier,
+            at=won.log_at,
+            fence=won.history.fence.extended(won.epoch, won.base),
+        )
+        self.claim_died = False
+        position = won.base.position if head is None else head
+        self.owners.append(Owner(won.epoch, position, tail, book, alive=not finished, finished=finished))
 
     async def die_claiming(self) -> None:
         watched = WatchedStore(self.store)
@@ -142,6 +178,7 @@ class Life:
         try:
             await claim(watched, log, REF, Claimant("t", "speaker", "now", self.serial + 1))
         except StoreUnavailable:
+            self.claim_died = True
             return
         raise AssertionError("it was to die")
 
@@ -151,34 +188,39 @@ class Life:
             # Until the newest owner has announced itself the log believes the one before; its client has left it.
             return
         for _ in range(count):
-            self.ordinal += 1
-            final = CommittedFinal(
-                owner.seq + 1, owner.epoch, a_final(self.ordinal, self.ordinal, self.ordinal)
-            )
-            if newest and not owner.announced:
-                await self._announce_again(owner)
-            outcome = await self.log.commit(REF, owner.epoch, [final])
-            if outcome is CommitOutcome.UNKNOWN and newest:
-                await self._announce_again(owner)
-                outcome = await self.log.commit(REF, owner.epoch, [final])
-                assert outcome is CommitOutcome.COMMITTED
-            if outcome is CommitOutcome.STALE:
-                assert not newest
+            final = self._spoken(owner)
+            try:
+                assert await owner.tail.append([final])
+            except Fenced:
+                # A claim that came to nothing makes an owner let go as well: it cannot know that.
+                assert not newest or self.claim_died
                 owner.alive = False
-            if outcome is not CommitOutcome.COMMITTED:
                 return
             assert newest, "a fenced owner committed"
-            owner.seq += 1
+            self.log_behind = False
+            owner.book.keep([final])
+            owner.book.mark_committed(final.seq)
             owner.unarchived.append(final)
             self.said.append(final)
 
-    async def _announce_again(self, owner: Owner) -> None:
-        # As the committer does.
-        held = await self.log.announce(REF, owner.epoch, owner.seq, "t")
-        if held:
-            await self.log.announce(REF, owner.epoch, held[-1].seq, "t")
-            assert await self.log.announce(REF, owner.epoch, owner.seq, "t") == []
-        owner.announced, self.log_behind = True, False
+    async def say_without_log(self, owner: Owner) -> None:
+        """The archive takes the final, and afterwards nobody newer is there."""
+        final = self._spoken(owner)
+        self.log.away = True
+        try:
+            await owner.tail.append([final])
+        except LogUnavailable:
+            self.log.away = False
+        assert not self.log.away, "a log that is away took a final"
+        owner.book.keep([final])
+        owner.unarchived.append(final)
+        self.said.append(final)
+        await self.write(owner, 0)
+        owner.book.mark_committed(final.seq)
+
+    def _spoken(self, owner: Owner) -> CommittedFinal:
+        self.ordinal += 1
+        return owner.book.number([a_final(self.ordinal, self.ordinal, self.ordinal)])[0]
 
     async def write(self, owner: Owner, samples: int) -> None:
         """A segment, or finals alone where there is no audio."""
@@ -186,26 +228,27 @@ class Life:
         carried, owner.unarchived = owner.unarchived, []
         if samples:
             await scribe.segment(
-                owner.epoch, owner.head, end, carried=carried, seq=owner.seq, voice=owner.epoch
+                owner.epoch, owner.head, end, carried=carried, seq=owner.book.numbered, voice=owner.epoch
             )
         elif carried:
             await scribe.note(owner.epoch, carried)
         if owner is self.owners[-1]:
             self.audio += sound(owner.head, end, owner.epoch)
             self.safe += len(carried)
+            owner.book.mark_archived(self.safe)
             await self.log.archived(REF, owner.epoch, self.safe)
         owner.head = end
 
     async def finish(self) -> None:
         won = await claim(self.store, self.log, REF, Claimant("t", "finish", "now"))
-        self.safe, self.log_behind = len(self.said), not won.announced
+        self.safe, self.log_behind = len(self.said), won.log_at is None
         history = await load_history(self.store, REF)
         assert history is not None
         said = await read_finals(self.store, REF, history)
         assert said == self.said
         manifest = await finish(self.store, Finish(REF, won.epoch, "abandoned", said, Ranges(), "now"))
         assert manifest.samples == len(self.audio) // 2
-        self.owners.append(Owner(won.epoch, manifest.samples, len(self.said), alive=False, finished=True))
+        self._own(won, head=manifest.samples, finished=True)
         if manifest.audio is not None:
             stored = await self.store.read(folder(REF) + manifest.audio.name)
             reader = FlacReader(BytesIO(stored.data))
@@ -228,6 +271,9 @@ class Life:
             if not owner.alive:
                 del self.said[self.safe :]
                 owner.unarchived.clear()
+        # The one residue: what only the log had was told, and nobody is left to withdraw it.
+        told = self.log.followed.get(REF, [])
+        self.log.followed[REF] = [a for a, b in zip(told, self.said, strict=False) if a == b]
 
     async def check(self) -> None:
         history = await load_history(self.store, REF)
@@ -239,6 +285,8 @@ class Life:
             pending = await self.log.pending(REF)
             assert pending == self.said[len(self.said) - len(pending) :]
             assert len(pending) >= len(self.said) - self.safe
+        if self.owner is not None and self.owner.tail.in_step:
+            assert self.log.followed.get(REF, []) == self.said
         begin = (
             history.manifest.samples if history.finished and history.manifest else history.finished_samples
         )
@@ -258,6 +306,7 @@ STEPS = st.one_of(
     st.tuples(st.just("claim without log")),
     st.tuples(st.just("die claiming")),
     st.tuples(st.just("say"), WHICH, st.integers(1, 3)),
+    st.tuples(st.just("say without log")),
     st.tuples(st.just("write"), WHICH, st.integers(0, 40)),
     st.tuples(st.just("own"), st.integers(1, 2), st.integers(0, 40)),
     st.tuples(st.just("finish")),
@@ -274,10 +323,14 @@ async def step(life: Life, kind: str, *numbers: int) -> None:
         case "die claiming":
             await life.die_claiming()
         case "own" if life.owner is not None:
-            await life.say(life.owner, numbers[0])
-            await life.write(life.owner, numbers[1])
+            owner = life.owner
+            await life.say(owner, numbers[0])
+            if owner.alive:
+                await life.write(owner, numbers[1])
         case "say" if anyone is not None and anyone.alive:
             await life.say(anyone, numbers[1])
+        case "say without log" if life.owner is not None and not life.claim_died:
+            await life.say_without_log(life.owner)
         case "write" if anyone is not None and anyone.alive:
             await life.write(anyone, numbers[1])
         case "finish" if life.owners:

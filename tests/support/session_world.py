@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,6 +32,8 @@ from tenants.clinic import ClinicId
 from tenants.terms import SessionRef
 from tests.support.archives import CREATED_UNIX, REF, Scribe, WatchedStore, disk
 from tests.support.memory_log import MemoryLog
+
+_boots = count(1)
 
 
 @dataclass
@@ -80,7 +83,12 @@ class Rows:
 
 @dataclass
 class World:
-    """One task. Several may share ``store``, ``log`` and ``rows``."""
+    """One task. Several may share ``store``, ``log`` and ``rows``.
+
+    Attributes:
+        stood_still: seconds by which the task's clocks went on while nothing of it ran; to be added to.
+        seed: of its jitter; 0 is another one for each.
+    """
 
     inner: Store
     engine: Engine = field(default_factory=NullEngine)
@@ -88,21 +96,26 @@ class World:
     task: str = "task-a"
     log: MemoryLog = field(default_factory=MemoryLog)
     rows: Rows = field(default_factory=Rows)
+    stood_still: float = 0.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, boot = asyncio.get_running_loop(), next(_boots)
         self.store = WatchedStore(self.inner)
         self.deps = SessionDeps(
             task=self.task,
+            boot=f"{boot:x}",
             store=self.store,
             log=self.log,
+            publisher=self.log,
+            board=self.log,
             index=self.rows,
             engine=self.engine,
             metrics=Metrics(),
             limits=self.limits,
-            clock=loop.time,
-            wall=lambda: CREATED_UNIX + loop.time(),
-            rng=Random(1),  # noqa: S311 - jitter
+            clock=lambda: loop.time() + self.stood_still,
+            wall=lambda: CREATED_UNIX + loop.time() + self.stood_still,
+            rng=Random(self.seed or boot),  # noqa: S311 - jitter
         )
         self.herald = Herald(self.rows, self.log)
         self.tickets = Tickets(bytes(32), self.deps.wall)

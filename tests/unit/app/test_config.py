@@ -58,11 +58,13 @@ def test_every_mistake_is_told_at_once() -> None:
         KIKITORI_RESUME_WINDOW_SECONDS="nan",
         KIKITORI_POCKETSPHINX_WORKERS="-1",
         KIKITORI_MASTER_KEY=base64.b64encode(b"short").decode(),
+        KIKITORI_DRAIN_SECONDS="61",
+        KIKITORI_STICKY_COOKIE="a=b",
         KIKITORI_LOG_FORMAT="xml",
         KIKITORI_LOG_LEVEL="loud",
         KIKITORI_PROT="1",
     )
-    assert len(problems) == 21
+    assert len(problems) == 23
     assert all("; write " in text or "did you mean" in text for text in problems.values())
 
 
@@ -89,7 +91,6 @@ def test_a_misspelt_setting_is_met_with_the_right_one() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("KIKITORI_REDIS_URL", "redis+cluster://r:6379"),
         ("KIKITORI_OIDC_ISSUER", "https://issuer.example"),
     ],
 )
@@ -98,11 +99,32 @@ def test_what_is_still_to_come_says_so(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "redis+cluster://r:6379",
+        "redis+cluster://one,two:7000,[::1]:7001",
+        "rediss+cluster://me:secret@one:7000,two:7001/?ssl_ca_certs=/ca.pem",
+    ],
+)
+def test_a_cluster_is_named_by_some_of_its_nodes(url: str) -> None:
+    assert load({"KIKITORI_MASTER_KEY": KEY, "KIKITORI_REDIS_URL": url}).redis_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["redis+cluster://", "redis+cluster://one,,two", "http+cluster://one", "redis+cluster://one:secret"],
+)
+def test_what_names_no_nodes_of_a_cluster_is_refused(url: str) -> None:
+    assert problems_of(KIKITORI_REDIS_URL=url).keys() == {"KIKITORI_REDIS_URL"}
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("KIKITORI_MASTER_KEY", "c2VjcmV0LXZhbHVl"),
         ("KIKITORI_MASTER_KEY", "secret-value!"),
         ("KIKITORI_REDIS_URL", "redis://:secret-value@"),
+        ("KIKITORI_REDIS_URL", "redis+cluster://:secret-value@"),
         ("KIKITORI_PORT", "secret-value"),
         ("KIKITORI_PUBLIC_URL", "https://u:secret-value@host/"),
         ("KIKITORI_PUBLIC_URL", "http://host:secret-value"),
@@ -120,6 +142,8 @@ def test_secrets_are_not_displayed() -> None:
     assert KEY not in shown
     assert "hunter2" not in shown
     assert settings.display("redis_url") == "redis://***@r:6379/0"
+    clustered = load({"KIKITORI_MASTER_KEY": KEY, "KIKITORI_REDIS_URL": "redis+cluster://me:hunter2@a:1,b:2"})
+    assert clustered.display("redis_url") == "redis+cluster://***@a:1,b:2"
 
 
 def test_a_public_url_is_normalised_and_is_the_default_of_both_lists() -> None:

@@ -6,9 +6,11 @@ import msgspec
 import pytest
 
 from app.archive.store import ObjectCorrupt, StoreUnavailable
+from app.auth.entries import EntriesUnavailable
 from app.auth.principal import AuthError, Forbidden
 from app.auth.tokens import KeysUnavailable
 from app.errors import Refused, problem_body, refusal, refused, reject_websocket, status_refusal
+from app.events.hub import HubDraining
 from app.events.log import LogUnavailable
 from app.protocol.close import CloseCode
 from app.sessions import errors
@@ -32,6 +34,8 @@ TABLE = [
     (IndexUnavailable("gone"), 503, "index_unavailable", CloseCode.DEPENDENCY),
     (RegistryUnavailable("clinics.json is broken"), 503, "registry_unavailable", CloseCode.DEPENDENCY),
     (LogUnavailable("gone"), 503, "log_unavailable", CloseCode.DEPENDENCY),
+    (EntriesUnavailable("gone"), 503, "tickets_unavailable", CloseCode.DEPENDENCY),
+    (HubDraining(), 503, "draining", CloseCode.DEPENDENCY),
     (KeysUnavailable("gone"), 503, "keys_unavailable", CloseCode.DEPENDENCY),
     (msgspec.ValidationError("Expected `str`"), 422, "invalid_body", CloseCode.MALFORMED),
     (msgspec.DecodeError("truncated"), 400, "malformed_json", CloseCode.MALFORMED),
@@ -81,7 +85,8 @@ def test_only_what_passes_by_itself_is_retryable() -> None:
     assert retryable == {
         "internal",
         "full",
-        *(f"{what}_unavailable" for what in ("archive", "index", "registry", "log", "keys")),
+        "draining",
+        *(f"{what}_unavailable" for what in ("archive", "index", "registry", "log", "tickets", "keys")),
     }
 
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from app.auth.tickets import IssuedTicket
@@ -363,6 +363,26 @@ async def test_a_socket_that_fails_is_refused_or_closed() -> None:
     accept, close = await upgrade(app, "/after")
     assert b"x-request-id" in dict(accept["headers"])
     assert (close["type"], close["code"]) == ("websocket.close", 4500)
+
+
+async def test_a_refusal_of_a_full_server_takes_the_balancers_cookie_back() -> None:
+    routes: list[BaseRoute] = [
+        WebSocketRoute("/before", _fails_before),
+        WebSocketRoute("/after", _fails_after),
+    ]
+    cookie = "AWSALB=; Max-Age=0; Path=/"
+    sticky = build(Sessions(), routes=routes, KIKITORI_STICKY_COOKIE="AWSALB")
+    full = await ask("POST", "/v1/sessions", app=sticky, content=b'{"language":"xx"}')
+    problem_of(full, 503, "full")
+    assert full.headers["set-cookie"] == cookie
+    start, _ = await upgrade(sticky, "/before")
+    assert dict(start["headers"])[b"set-cookie"] == cookie.encode()
+    # Another server would refuse these as well.
+    for method, path in (("GET", f"/v1/sessions/{SESSION}"), ("POST", f"/v1/sessions/{SESSION}/stop")):
+        assert "set-cookie" not in (await ask(method, path, app=sticky)).headers
+    plain = await ask("POST", "/v1/sessions", content=b'{"language":"xx"}')
+    assert plain.status_code == 503
+    assert "set-cookie" not in plain.headers
 
 
 async def _breaks_off(_request: Request) -> Response:

@@ -47,7 +47,7 @@ async def test_another_clinics_session_is_as_one_that_is_not_there(tmp_path: Pat
             for call in (catalog.view, catalog.transcript, catalog.audio, catalog.stop):
                 with pytest.raises(SessionNotFound):
                     await call(principal, session_id)
-        ref, history = await find_session(world.store, DOCTOR, ID)
+        ref, history = await find_session(world.store, DOCTOR.clinic_id, ID)
         assert (ref, history.session.session_id) == (REF, ID)
 
 
@@ -56,7 +56,7 @@ async def test_an_id_that_is_none_never_reaches_the_store(tmp_path: Path) -> Non
     async with opened(tmp_path) as (world, _):
         world.store.calls.clear()
         with pytest.raises(SessionNotFound):
-            await find_session(world.store, DOCTOR, "..%2f..%2fsecret")
+            await find_session(world.store, DOCTOR.clinic_id, "..%2f..%2fsecret")
         assert world.store.calls == []
 
 
@@ -101,6 +101,29 @@ async def test_a_transcript_holds_what_is_final_so_far(tmp_path: Path) -> None:
         transcript = await catalog.transcript(DOCTOR, ID)
         assert [(f.seq, f.text) for f in transcript.finals] == [(1, "w1"), (2, "w2")]
         assert (transcript.state, transcript.language) == ("completed", "en-US")
+
+
+@in_virtual_time
+async def test_what_goes_on_here_is_told_without_the_archive(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (world, catalog):
+        speaker = await world.speaker()
+        await speaker.say(tone(1))
+        await asyncio.sleep(1)
+
+        async def hang(verb: str, key: str) -> None:
+            await asyncio.Event().wait()
+
+        world.store.before = hang
+        async with asyncio.timeout(0.1):
+            view = await catalog.view(DOCTOR, ID)
+            transcript = await catalog.transcript(DOCTOR, ID)
+            with pytest.raises(SpeakerConnected):
+                await catalog.stop(DOCTOR, ID)
+        assert (view.state, view.owner, view.epoch) == ("live", "task-a", 1)
+        assert (view.positions.received, view.positions.durable) == (len(tone(1)) // 2, 0)
+        assert (view.language, view.created_by, view.recording) == ("en-US", "dr.a", "audio+transcript")
+        assert [f.text for f in transcript.finals] == ["w1"]
+        world.store.before = World(world.inner).store.before
 
 
 @in_virtual_time
@@ -179,6 +202,30 @@ async def test_a_session_that_nobody_owns_is_stopped_in_the_background(tmp_path:
         await asyncio.sleep(2)
         assert (await catalog.view(DOCTOR, ID)).state == "cancelled"
         assert world.rows.rows[ID].state == "cancelled"
+
+
+@in_virtual_time
+async def test_a_speaker_at_another_task_is_not_stopped_from_outside_but_one_who_is_gone_is(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as (world, catalog):
+        other = World(world.inner, task="task-b", log=world.log, rows=world.rows)
+        async with other.running():
+            speaker = await other.speaker()
+            await speaker.say(sound(0, SECOND))
+            await asyncio.sleep(40)
+            with pytest.raises(SpeakerConnected):
+                await catalog.stop(DOCTOR, ID)
+            world.rows.away = True
+            assert not await catalog._is_spoken_elsewhere(REF, await world.history())
+            world.rows.away = False
+            speaker.drop()
+            await asyncio.sleep(1)
+            await catalog.stop(DOCTOR, ID)
+            await asyncio.sleep(2)
+            manifest = (await world.history()).manifest
+            assert manifest is not None
+            assert (manifest.reason, manifest.samples) == ("stopped", SECOND)
 
 
 # The list and the checks ----------------------------------------------------------------------------------------------

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from app.sessions.committer import Committer, Fenced
+from app.archive.history import Fence
+from app.archive.records import Base
+from app.sessions.committer import CATCH_UP_SECONDS, Committer
 from app.sessions.finals import FinalsBook
+from app.sessions.log_tail import Fenced, LogTail
 from audio.transcript import CommittedFinal
 from tests.support.archives import REF, a_final, finals
 from tests.support.inline_loop import in_virtual_time
@@ -27,23 +30,39 @@ class Rig:
     steps: list[str] = field(default_factory=list)
     newer: bool = False
     archive: asyncio.Event = field(default_factory=asyncio.Event)
+    log_at: int | None = 0
+    older: list[CommittedFinal] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.archive.set()
-        self.committer = Committer(
+        self.tail = LogTail(
             log=self.log,
             ref=REF,
             epoch=1,
             task="a",
             book=self.book,
+            confirm=self.confirm,
+            earlier=self.earlier,
+            at=self.log_at,
+            fence=Fence(()).extended(1, Base(0, self.book.numbered)),
+        )
+        self.committer = Committer(
+            tail=self.tail,
+            book=self.book,
             events=self,
             recorder=self,
             confirm=self.confirm,
+            clock=asyncio.get_running_loop().time,
         )
+
+    async def earlier(self, after: int, last: int) -> list[CommittedFinal]:
+        await asyncio.sleep(0)
+        return [final for final in self.older if after < final.seq <= last]
 
     # Events
 
-    def on_committed(self, finals: list[CommittedFinal]) -> None:
+    def on_committed(self, finals: list[CommittedFinal], seconds: float) -> None:
+        assert seconds >= 0
         for final in finals:
             assert final.seq <= self.book.committed
             in_log = final in self.log.committed
@@ -199,8 +218,75 @@ async def test_when_the_log_is_back_it_is_told_where_things_stand() -> None:
         rig.say(3)
         await soon(rig)
         assert rig.told == [1, 2, 3]
-        assert [f.seq for f in await rig.log.pending(REF)] == [3]
-        assert rig.steps == ["drain", "confirmed", "confirmed"]
+        assert [f.seq for f in rig.log.committed] == [1, 2, 3]
+        assert rig.steps == ["drain", "confirmed"]
+
+
+@in_virtual_time
+async def test_a_log_that_is_back_gets_what_it_missed_without_another_final() -> None:
+    async with committing() as rig:
+        rig.log.away = True
+        rig.say(1, 2)
+        await soon(rig)
+        rig.log.away = False
+        await asyncio.sleep(CATCH_UP_SECONDS + 0.1)
+        assert [f.seq for f in rig.log.committed] == [1, 2]
+        assert rig.told == [1, 2]
+
+
+@in_virtual_time
+async def test_an_emptied_log_of_which_the_owner_hears_gets_what_is_in_memory() -> None:
+    async with committing() as rig:
+        rig.say(1, 2)
+        await soon(rig)
+        rig.log.forget_everything()
+        rig.log.committed.clear()
+        rig.committer.log_forgot()
+        await asyncio.sleep(CATCH_UP_SECONDS + 0.1)
+        assert [f.seq for f in rig.log.committed] == [1, 2]
+        assert rig.told == [1, 2]
+
+
+@in_virtual_time
+async def test_a_log_that_lost_its_end_gets_it_again() -> None:
+    async with committing() as rig:
+        rig.say(1, 2, 3)
+        await soon(rig)
+        rig.log.forget_after(REF, 1)
+        rig.say(4)
+        await soon(rig)
+        assert rig.told == [1, 2, 3, 4]
+        assert [f.seq for f in rig.log.committed] == [1, 2, 3, 4]
+        assert rig.steps == ["confirmed"]
+        assert "rewound" not in [kind for _, kind in rig.log.events]
+
+
+@in_virtual_time
+async def test_what_older_owners_could_only_archive_goes_into_the_log_first() -> None:
+    rig = Rig(book=FinalsBook(epoch=1, seq=250), log_at=2, older=finals(1, 250, 0))
+    await rig.log.announce(REF, 0, 0, "old")
+    await rig.log.commit(REF, 0, finals(1, 2, 0))
+    await rig.log.announce(REF, 1, 250, "a")
+    async with committing(rig, announced=False):
+        await asyncio.sleep(CATCH_UP_SECONDS)
+        assert [f.seq for f in rig.log.committed] == list(range(1, 251))
+        rig.say(251)
+        await soon(rig)
+        assert rig.told == [251]
+        assert [f.seq for f in rig.log.committed] == list(range(1, 252))
+
+
+@in_virtual_time
+async def test_an_archive_that_is_away_too_does_not_end_the_catching_up() -> None:
+    rig = Rig(book=FinalsBook(epoch=1, seq=3), log_at=None)
+    async with committing(rig, announced=False):
+        await rig.log.announce(REF, 0, 0, "old")
+        await rig.log.commit(REF, 0, finals(1, 1, 0))
+        await asyncio.sleep(3 * CATCH_UP_SECONDS)
+        assert [f.seq for f in rig.log.committed] == [1]
+        rig.older = finals(1, 3, 0)
+        await asyncio.sleep(2 * CATCH_UP_SECONDS)
+        assert [f.seq for f in rig.log.committed] == [1, 2, 3]
 
 
 @in_virtual_time
@@ -212,7 +298,8 @@ async def test_an_emptied_log_is_announced_to_again() -> None:
         rig.say(2)
         await soon(rig)
         assert rig.told == [1, 2]
-        assert [f.seq for f in await rig.log.pending(REF)] == [2]
+        # Observers who were away meanwhile find both again.
+        assert [f.seq for f in await rig.log.pending(REF)] == [1, 2]
         assert rig.steps == ["confirmed"]
 
 
@@ -235,7 +322,7 @@ async def test_a_log_that_learns_of_a_newer_owner_while_it_is_announced_to_fence
     async def confirm() -> None:
         await rig.log.announce(REF, 2, 0, "b")
 
-    rig.committer._confirm = confirm
+    rig.tail._confirm = confirm
     with pytest.RaisesGroup(Fenced):
         async with committing(rig, announced=False):
             rig.say(1)
@@ -251,7 +338,7 @@ async def test_a_log_that_goes_away_while_it_is_announced_to_is_done_without() -
         rig.log.away = True
         rig.steps.append("confirmed")
 
-    rig.committer._confirm = confirm
+    rig.tail._confirm = confirm
     async with committing(rig, announced=False):
         rig.say(1)
         await soon(rig)
@@ -262,7 +349,7 @@ async def test_a_log_that_goes_away_while_it_is_announced_to_is_done_without() -
 @in_virtual_time
 async def test_what_an_older_owner_left_in_the_log_unread_is_dropped_and_not_taken_for_ours() -> None:
     # The claim was made without the log; the older owner's finals 1 to 3 are still in it.
-    rig = Rig(book=FinalsBook(epoch=1, seq=0))
+    rig = Rig(log_at=None)
     await rig.log.announce(REF, 0, 0, "old")
     await rig.log.commit(REF, 0, finals(1, 3, 0))
     async with committing(rig, announced=False):
@@ -270,6 +357,7 @@ async def test_what_an_older_owner_left_in_the_log_unread_is_dropped_and_not_tak
         await soon(rig)
         assert rig.told == [1]
         assert [(f.seq, f.epoch) for f in await rig.log.pending(REF)] == [(1, 1)]
+        assert [kind for _, kind in rig.log.events] == ["rewound"]
         rig.say(2)
         await soon(rig)
         assert [(f.seq, f.epoch) for f in await rig.log.pending(REF)] == [(1, 1), (2, 1)]
@@ -296,11 +384,10 @@ async def test_finals_that_come_during_a_commit_are_committed_after_it() -> None
 @in_virtual_time
 async def test_an_owner_that_the_log_has_not_heard_of_announces_itself_before_it_commits() -> None:
     # The answer to its announcement was lost: the log took it, and an older owner's finals with it.
-    rig = Rig()
+    rig = Rig(log_at=None)
     await rig.log.announce(REF, 0, 0, "old")
     await rig.log.commit(REF, 0, finals(1, 3, 0))
     await rig.log.announce(REF, 1, 0, "a")
-    rig.committer._announced = False
     async with committing(rig, announced=False):
         rig.say(1)
         await soon(rig)

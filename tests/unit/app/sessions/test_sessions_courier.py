@@ -13,7 +13,8 @@ from app.sessions.link import Link
 from app.telemetry.metrics import Metrics
 from audio.coverage import Ranges
 from audio.transcript import Final, Partial
-from tests.support.archives import a_final, finals
+from tests.support.archives import REF, a_final, finals
+from tests.support.memory_log import MemoryLog
 
 
 class Committed:
@@ -27,7 +28,8 @@ class Committed:
 class Rig:
     def __init__(self, durable: int = 0) -> None:
         self.metrics = Metrics()
-        self.courier = Courier(self.metrics, durable)
+        self.published = MemoryLog()
+        self.courier = Courier(self.metrics, self.published, REF, epoch=3, durable=durable)
         self.committer = Committed()
         self.courier.committer = self.committer  # type: ignore[assignment]  # only what a courier calls
         self.link = Link(serial=1, missed=[], cursor=0, now=0.0, wake=lambda: None)
@@ -41,6 +43,7 @@ def test_a_hypothesis_goes_straight_to_the_speaker() -> None:
     rig = Rig()
     rig.courier.on_partial(Partial("u1", 0, 5, "kn"))
     assert [(m["type"], m["text"]) for m in rig.sent()] == [("partial", "kn")]
+    assert rig.published.partials == [(REF, 3, Partial("u1", 0, 5, "kn"))]
 
 
 def test_an_engines_final_is_shown_at_once_and_given_to_the_committer() -> None:
@@ -54,9 +57,10 @@ def test_an_engines_final_is_shown_at_once_and_given_to_the_committer() -> None:
 def test_a_committed_final_takes_its_caption_away() -> None:
     rig = Rig()
     rig.courier.on_final(a_final(1, 0, 5))
-    rig.courier.on_committed(finals(1, 1))
+    rig.courier.on_committed(finals(1, 1), 0.002)
     assert rig.sent() == []
     assert rig.metrics.finals_committed._value.get() == 1
+    assert rig.metrics.commit_seconds._sum.get() == 0.002
 
 
 def test_what_is_durable_is_acknowledged_and_counted_once() -> None:
@@ -82,6 +86,13 @@ def test_trouble_is_told_to_the_speaker() -> None:
     ]
     assert "no_space" in sent[0]["message"]
     assert rig.metrics.transcript_gap_samples._value.get() == 150
+    assert rig.published.events == [(REF, "notice")] * 3
+
+
+def test_an_engine_that_was_started_again_is_counted() -> None:
+    rig = Rig()
+    rig.courier.on_notice("engine_restarted", "again", 0, None)
+    assert rig.metrics.engine_restarts._value.get() == 1
 
 
 def test_without_a_speaker_everything_goes_on() -> None:
@@ -89,10 +100,11 @@ def test_without_a_speaker_everything_goes_on() -> None:
     rig.courier.link = None
     rig.courier.on_partial(Partial("u1", 0, 5, "kn"))
     rig.courier.on_final(a_final(1, 0, 5))
-    rig.courier.on_committed(finals(1, 1))
+    rig.courier.on_committed(finals(1, 1), 0.002)
     rig.courier.on_durable(5, 0.1)
     rig.courier.on_notice("engine_waiting", "wait", None, None)
     assert len(rig.committer.finals) == 1
+    assert [partial.text for _, _, partial in rig.published.partials] == ["kn", "w1"]
     assert rig.sent() == []
 
 

@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.sessions.deps import SessionLimits, rfc3339, unix_time
-from app.sessions.manager import DRAIN_SECONDS
+from app.sessions.drain import RELEASE_SECONDS
+from app.sessions.hold import CONFIRMED_SHARE
+from app.sessions.roll import SUSPECT_SHARE, beat_seconds
 from audio.pcm import seconds_of
 from audio.ring import RING_SAMPLES
 from tests.support.archives import CREATED_AT, CREATED_UNIX
@@ -30,5 +32,13 @@ def test_any_offset_is_understood_and_nonsense_is_not() -> None:
 def test_the_limits_fit_together() -> None:
     limits = SessionLimits()
     assert limits.segment_seconds < seconds_of(RING_SAMPLES) / 2
-    assert limits.release_seconds < DRAIN_SECONDS
+    assert limits.release_seconds < RELEASE_SECONDS
+    assert limits.drain_seconds + RELEASE_SECONDS < 120
     assert limits.resume_window_seconds < limits.created_seconds < limits.reopen_seconds
+
+
+@given(st.floats(1, 86_400))
+def test_a_living_task_is_told_from_a_dead_one_in_time(window: float) -> None:
+    every = beat_seconds(window)
+    assert 2 * every <= SUSPECT_SHARE * window
+    assert every < CONFIRMED_SHARE * window < window

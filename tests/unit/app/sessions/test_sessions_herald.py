@@ -10,6 +10,8 @@ import pytest
 from app.protocol.rest import SessionItem
 from app.sessions import herald as module
 from app.sessions.herald import Herald
+from tenants.clinic import ClinicId
+from tenants.terms import SessionRef
 from tests.support.archives import CREATED_AT
 from tests.support.inline_loop import in_virtual_time
 from tests.support.memory_log import MemoryLog
@@ -126,3 +128,31 @@ async def test_flushing_tells_what_waits_at_once() -> None:
     assert rig.kinds() == [("s1", "session.live")]
     await rig.herald.flush()
     assert rig.kinds() == [("s1", "session.live")]
+
+
+@in_virtual_time
+async def test_what_another_task_tells_is_not_undone_by_what_waits_here() -> None:
+    async with telling() as rig:
+        rig.rows.away = True
+        for n in (1, 2):
+            rig.herald.tell(item(n))
+        await asyncio.sleep(1)
+        rig.herald.forget(SessionRef(ClinicId("north"), "s1"))
+        rig.rows.away = False
+        await asyncio.sleep(3)
+        assert sorted(rig.rows.rows) == ["s2"]
+
+
+@in_virtual_time
+async def test_one_can_wait_until_a_change_is_told_but_not_for_ever() -> None:
+    loop, ref = asyncio.get_running_loop(), SessionRef(ClinicId("north"), "s1")
+    async with telling() as rig:
+        await rig.herald.told(ref, 5)
+        rig.herald.tell(item())
+        await rig.herald.told(ref, 5)
+        assert rig.rows.rows["s1"] == item()
+        rig.rows.away = True
+        rig.herald.tell(item(1, "detached"))
+        begun = loop.time()
+        await rig.herald.told(ref, 5)
+        assert loop.time() - begun == pytest.approx(5, abs=0.1)

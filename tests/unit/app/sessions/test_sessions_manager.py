@@ -12,8 +12,9 @@ from app.archive.store import StoreUnavailable
 from app.archive.verify import verify
 from app.auth.principal import AuthError
 from app.auth.tickets import Ticket
-from app.sessions import manager
+from app.sessions.attaching import Attaching
 from app.sessions.deps import SessionLimits
+from app.sessions.drain import RELEASE_SECONDS
 from app.sessions.errors import Busy, SessionNotFound, Superseded
 from app.sessions.session import Session
 from tenants.clinic import ClinicId
@@ -436,6 +437,37 @@ async def test_a_full_task_takes_no_new_session_and_keeps_its_own(tmp_path: Path
 
 
 @in_virtual_time
+async def test_those_who_are_about_to_enter_take_places_too(tmp_path: Path) -> None:
+    async with one_task(tmp_path, limits=SessionLimits(max_sessions=1)) as world:
+        await Scribe(world.inner, OTHER).session()
+        claiming, claim = asyncio.Event(), asyncio.Event()
+
+        async def slow(verb: str, key: str) -> None:
+            if verb == "create" and "epochs/" in key:
+                claiming.set()
+                await claim.wait()
+                raise StoreUnavailable(key, verb)
+
+        world.store.before = slow
+        async with asyncio.TaskGroup() as group:
+            entering = group.create_task(failing(world))
+            await claiming.wait()
+            with pytest.raises(Busy) as caught:
+                await world.speaker(world.ticket(10, OTHER))
+            assert caught.value.code == "full"
+            claim.set()
+        assert entering.result()
+        world.store.before = World(world.inner).store.before
+        await world.speaker(world.ticket(10, OTHER))
+
+
+async def failing(world: World) -> bool:
+    with pytest.raises(StoreUnavailable):
+        await world.speaker()
+    return True
+
+
+@in_virtual_time
 async def test_draining_makes_all_durable_and_sends_everybody_elsewhere(tmp_path: Path) -> None:
     async with disk(tmp_path) as inner:
         await Scribe(inner).session()
@@ -491,7 +523,7 @@ async def test_who_enters_at_the_moment_of_draining_is_not_left_behind(tmp_path:
             claiming = asyncio.Event()
 
             async def slow(verb: str, key: str) -> None:
-                if verb == "replace":
+                if verb == "replace" and "epochs/" in key:
                     claiming.set()
                     await asyncio.sleep(1)
 
@@ -524,7 +556,7 @@ async def test_draining_has_an_end_although_the_archive_is_away(tmp_path: Path) 
 
             world.store.before = away
             begun = loop.time()
-        assert loop.time() - begun < manager.DRAIN_SECONDS + 5
+        assert loop.time() - begun < RELEASE_SECONDS + 10
 
 
 @in_virtual_time
@@ -582,7 +614,7 @@ async def test_who_gives_up_while_entering_leaves_no_session_behind(
             return []
 
         with monkeypatch.context() as patched:
-            patched.setattr(manager.SessionManager, "_missed", hang)
+            patched.setattr(Attaching, "_missed", hang)
             async with asyncio.TaskGroup() as group:
                 entering = group.create_task(world.speaker())
                 await hanging.wait()

@@ -100,13 +100,30 @@ async def test_a_session_that_somebody_writes_to_is_given_another_window(tmp_pat
 
 
 @in_virtual_time
-async def test_a_session_that_another_task_took_is_that_tasks(tmp_path: Path) -> None:
+async def test_a_session_that_another_task_took_is_that_tasks_while_it_lives(tmp_path: Path) -> None:
     async with orphaned(tmp_path) as world:
         world.manager.orphans.watch(REF, WINDOW, epoch=1)
+        other = World(world.inner, task="task-b", log=world.log, rows=world.rows, limits=LIMITS)
+        async with other.running():
+            speaker = await other.speaker(11)
+            for _ in range(20):
+                speaker.text(type="ping")
+                await asyncio.sleep(WINDOW / 5)
+            assert len(world.manager.orphans) == 0
+            assert not await finished(world)
+            assert other.manager.owned(REF) is speaker.session
+
+
+@in_virtual_time
+async def test_one_that_died_right_after_it_took_a_session_has_a_window_too(tmp_path: Path) -> None:
+    async with orphaned(tmp_path) as world:
+        world.manager.orphans.watch(REF, WINDOW, epoch=1)
+        await asyncio.sleep(WINDOW - 1)
         await claim(world.inner, world.log, REF, Claimant("task-b", "speaker", "now", 11))
-        await asyncio.sleep(3 * WINDOW)
+        await asyncio.sleep(WINDOW)
         assert not await finished(world)
-        assert len(world.manager.orphans) == 0
+        await asyncio.sleep(10)
+        assert await finished(world)
 
 
 @in_virtual_time
@@ -297,6 +314,26 @@ async def test_a_session_that_is_gone_is_forgotten(tmp_path: Path) -> None:
         await asyncio.sleep(1)
         assert len(world.manager.orphans) == 0
         assert epoch_key(REF, 2).removeprefix(folder(REF)) not in await names(world.inner)
+
+
+@in_virtual_time
+async def test_who_is_quicker_is_let_finish_and_not_relied_on(tmp_path: Path) -> None:
+    async with orphaned(tmp_path) as world:
+
+        async def overtake(verb: str, key: str) -> None:
+            if (verb, key) == ("replace", epoch_key(REF, 2)):
+                world.store.before = World(world.inner).store.before
+                await claim(world.inner, world.log, REF, Claimant("task-b", "finish", "now"))
+
+        world.store.before = overtake
+        world.manager.orphans.watch(REF, 0)
+        await asyncio.sleep(WINDOW - 1)
+        # The other one died before it was through.
+        assert not await finished(world)
+        await asyncio.sleep(15)
+        assert await finished(world)
+        assert world.manager.orphans.is_over(REF, 0.0)
+        assert not world.manager.orphans.is_over(REF, world.deps.clock() + 1)
 
 
 @in_virtual_time

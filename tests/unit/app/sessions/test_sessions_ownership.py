@@ -418,10 +418,10 @@ async def test_what_an_owner_unknown_to_the_log_has_cut_is_not_adopted(
     await spoken(store, log)
     log.away = True
     rewound = await claim(store, log, REF, speaker(11))
-    assert (rewound.base, rewound.announced) == (Base(80, 2), False)
+    assert (rewound.base, rewound.log_at) == (Base(80, 2), None)
     log.away = False
     won = await claim(store, log, REF, speaker(12))
-    assert (won.base, won.adopted, won.announced) == (Base(80, 2), [], False)
+    assert (won.base, won.adopted, won.log_at) == (Base(80, 2), [], None)
 
 
 async def test_an_announcement_whose_answer_was_lost_is_to_be_repeated(
@@ -430,4 +430,4 @@ async def test_an_announcement_whose_answer_was_lost_is_to_be_repeated(
     await spoken(store, log)
     log.answers_lost = 1
     won = await claim(store, log, REF, speaker(11))
-    assert (won.base, won.adopted, won.announced) == (Base(80, 2), [], False)
+    assert (won.base, won.adopted, won.log_at) == (Base(80, 2), [], None)

@@ -8,7 +8,7 @@ import pytest
 
 from app.archive.records import segment_key
 from app.archive.store import StoreUnavailable
-from app.sessions.committer import Fenced
+from app.sessions.log_tail import Fenced
 from app.sessions.ownership import Claim, Claimant, claim
 from app.sessions.parts import REPLAY_SAMPLES, Parts, assemble
 from audio.engine import Engine

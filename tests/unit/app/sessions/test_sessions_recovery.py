@@ -88,8 +88,37 @@ async def test_a_list_that_is_complete_is_left_as_it_is(tmp_path: Path) -> None:
         world.rows.complete = True
         recovery = Recovery(world.deps, world.manager)
         async with world.running(recovery.run):
-            await asyncio.wait_for(recovery.done.wait(), 5)
+            await asyncio.sleep(5)
             assert world.rows.rows == {}
+            assert len(world.manager.orphans) == 2
+
+
+@in_virtual_time
+async def test_a_list_that_is_complete_can_be_used_while_the_archive_is_read(tmp_path: Path) -> None:
+    async with disk(tmp_path) as inner:
+        world = World(inner)
+        await fill(world)
+        world.rows.complete = True
+        reading, read = asyncio.Event(), asyncio.Event()
+
+        async def slow(verb: str, key: str) -> None:
+            if verb == "read" and key.endswith("session.json"):
+                reading.set()
+                await read.wait()
+
+        world.store.before = slow
+        recovery = Recovery(world.deps, world.manager)
+        async with world.running(recovery.run):
+            await asyncio.wait_for(reading.wait(), 5)
+            assert recovery.done.is_set()
+            world.rows.away = True
+            await asyncio.sleep(2)
+            assert not world.deps.health.takes_sessions
+            world.rows.away = False
+            read.set()
+            await asyncio.sleep(2)
+            answers: bool = world.deps.health.index_answers
+            assert answers
             assert len(world.manager.orphans) == 2
 
 

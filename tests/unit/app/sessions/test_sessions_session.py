@@ -10,7 +10,8 @@ from app.archive.records import manifest_key
 from app.archive.store import StoreUnavailable
 from app.archive.verify import verify
 from app.sessions.deps import SessionLimits
-from app.sessions.session import PAUSE_AFTER_SECONDS, Ending, Session
+from app.sessions.ending import Ending
+from app.sessions.session import PAUSE_AFTER_SECONDS, Session
 from app.sessions.state import SessionState
 from audio.engine import Rejected
 from tests.support.archives import REF, a_final, names, sound
