@@ -11,7 +11,7 @@ TYPED := app audio tenants loadtest tests scripts
 # need a C compiler and CMake for PocketSphinx. To choose: make setup PYTHON=/path/to/python
 PYTHON ?= python3.11 python3.13 python3 python3.12 python3.14
 
-.PHONY: help setup run demo test test-unit test-long minio check format lock bench clean
+.PHONY: help setup run demo test test-unit test-long chaos minio check format lock bench clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name words; do printf '  make %-10s %s\n' "$$name" "$$words"; done
@@ -49,6 +49,10 @@ test-long: setup ## chaos, fuzz and soak in short form
 	@$(PYTEST) -m long --collect-only -q >/dev/null 2>&1; \
 	if [ $$? -eq 5 ]; then echo 'test-long: no test is marked long yet'; exit 0; fi; \
 	exec $(PYTEST) -m long --timeout=900
+
+chaos: setup ## ten minutes of tasks that die behind a balancer, with a seed that it prints; needs `make minio` once
+	@scripts/system-deps --require
+	@exec $(BIN)/python -m tests.chaos.ward
 
 minio: setup ## build the S3 that tests check signatures and keys against; needs go, ten minutes the first time
 	@scripts/system-deps
