@@ -3,6 +3,9 @@
 A segment is 5 s of audio, or what there is after 5 s of wall time or when a cut is asked for, with the finals
 committed since the segment before. Finals for which there is no audio travel in an object of their own. Segments are
 written one after the other, so what is durable has no holes.
+
+An object that is stored may be beyond the base of a newer owner, and count for nothing. A claim creates its epoch first and
+reads afterwards; so the recorder stores first and looks for a newer epoch afterwards, and only then says durable.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from app.archive.records import (
@@ -64,6 +67,7 @@ class Recorder:
     Args:
         reader: its ring reader, at the position that is durable already.
         keep_audio: False writes finals only; ``durable`` is then the end of the last stored final.
+        confirm: returns when it is known that no newer owner was there at the call; raises when there is one.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Recorder:
         events: RecorderEvents,
         segment_seconds: float,
         keep_audio: bool,
+        confirm: Callable[[], Awaitable[None]],
         clock: Callable[[], float],
         rng: random.Random,
     ) -> None:
@@ -85,7 +90,7 @@ class Recorder:
         self._ring, self._reader, self._notes, self._events = ring, reader, notes, events
         self._segment_seconds = segment_seconds
         self._segment_samples = round(segment_seconds * SAMPLE_RATE)
-        self._keep_audio, self._clock, self._rng = keep_audio, clock, rng
+        self._keep_audio, self._confirm, self._clock, self._rng = keep_audio, confirm, clock, rng
         self._wake = asyncio.Event()
         self._written = asyncio.Condition()
         self._since: float | None = None
@@ -114,7 +119,10 @@ class Recorder:
         self._wake.set()
 
     async def drain(self) -> None:
-        """Return when all audio and finals that are there at the call are durable. Cancellation-safe."""
+        """Return when all audio and finals that are there at the call are durable, and nobody newer was there then.
+
+        Cancellation-safe.
+        """
         head, seq = self._ring.head, self._notes.marks()[0]
         while not self._has_stored(head, seq):
             self.cut()
@@ -123,7 +131,11 @@ class Recorder:
                     await self._written.wait()
 
     async def run(self) -> None:
-        """Write segments until cancelled; a put under way at a cancel is whole in the archive or not there."""
+        """Write segments until cancelled; a put under way at a cancel is whole in the archive or not there.
+
+        Raises:
+            whatever ``confirm`` raises when there is a newer owner.
+        """
         while True:
             await self._until_due()
             await self._write_next()
@@ -167,6 +179,7 @@ class Recorder:
         else:
             key, body = self._finals_object(finals)
         await self._put(key, body)
+        await self._confirm()
         if self._keep_audio:
             self._reader.advance(end)
             self.durable = end

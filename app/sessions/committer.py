@@ -7,7 +7,7 @@ or an object of the archive carries it and no newer epoch was there afterwards.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final as Constant
 from typing import Protocol
@@ -38,7 +38,7 @@ class Carrier(Protocol):
         """The next segment has finals to carry."""
 
     async def drain(self) -> None:
-        """Return when everything in the book is durable."""
+        """Return when everything in the book is durable, and no newer owner was there afterwards."""
 
 
 class Committer:
@@ -47,7 +47,6 @@ class Committer:
     Args:
         tail: the log's end.
         recorder: carries committed finals, and commits by making them durable while the log is away.
-        confirm: raises Fenced when the archive holds a newer epoch; returns when it is known that it does not.
 
     The queue is bounded by the audio that the session's window lets in.
     """
@@ -59,11 +58,10 @@ class Committer:
         book: FinalsBook,
         events: CommitterEvents,
         recorder: Carrier,
-        confirm: Callable[[], Awaitable[None]],
         clock: Callable[[], float],
     ) -> None:
         self._tail, self._book, self._events, self._recorder = tail, book, events, recorder
-        self._confirm, self._clock = confirm, clock
+        self._clock = clock
         self._waiting: list[Final] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -126,4 +124,3 @@ class Committer:
         self._book.keep(batch)
         if not in_log:
             await self._recorder.drain()
-            await self._confirm()

@@ -15,7 +15,14 @@ import msgspec
 from app.archive.history import History
 from app.archive.reader import list_names, load_history, read_epoch
 from app.archive.records import Base, EpochRecord, encode_record, epoch_key, parse_epoch_name
-from app.archive.store import ObjectExists, Store, StoreUnavailable, VersionConflict
+from app.archive.store import (
+    ObjectCorrupt,
+    ObjectExists,
+    ObjectMissing,
+    Store,
+    StoreUnavailable,
+    VersionConflict,
+)
 from app.auth.principal import AuthError
 from app.auth.tickets import Ticket
 from app.events.log import EventLog, LogUnavailable
@@ -155,12 +162,19 @@ async def _write_base(store: Store, key: str, record: EpochRecord) -> None:
 async def confirm(store: Store, ref: SessionRef, epoch: int) -> None:
     """Check in the archive that no newer epoch was claimed.
 
+    A claim creates the epoch above all that there are, so the next one is there if any newer is: one small read tells.
+
     Raises:
         Superseded: one was.
         StoreUnavailable: it cannot be told now.
     """
-    if await _newest_epoch(store, ref) > epoch:
-        raise Superseded("another connection has taken over this session")
+    try:
+        await store.read(epoch_key(ref, epoch + 1))
+    except ObjectMissing:
+        return
+    except ObjectCorrupt:
+        _log.error("epoch_damaged", epoch=epoch + 1)  # and there all the same
+    raise Superseded("another connection has taken over this session")
 
 
 async def _newest_epoch(store: Store, ref: SessionRef) -> int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from app.archive.reader import load_history, read_finals, read_samples
 from app.archive.recorder import Recorder
-from app.archive.store import StoreUnavailable
+from app.archive.records import RecordCorrupt
+from app.archive.store import ObjectCorrupt, ObjectMissing, StoreUnavailable
 from app.events.log import LogUnavailable
 from app.sessions.committer import Committer
 from app.sessions.courier import Courier, SessionNotes
@@ -17,6 +18,7 @@ from app.sessions.errors import Superseded
 from app.sessions.finals import FinalsBook
 from app.sessions.log_tail import Fenced, LogTail
 from app.sessions.ownership import Claim, confirm
+from app.telemetry.logs import logger
 from audio.coverage import Ranges
 from audio.engine import StreamRequest
 from audio.pcm import bytes_of
@@ -31,6 +33,8 @@ REPLAY_SAMPLES = RING_SAMPLES // 2
 
 CONFIRM_RETRY_SECONDS = 1.0
 """Between two questions to an archive that does not say whether this task still owns the session; nothing is told meanwhile."""
+
+_log = logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Parts:
         events=courier,
         segment_seconds=deps.limits.segment_seconds,
         keep_audio=_keeps_audio(claim),
+        confirm=_confirming(deps, ref, claim.epoch),
         clock=deps.clock,
         rng=deps.rng,
     )
@@ -80,7 +85,6 @@ async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Parts:
         book=book,
         events=courier,
         recorder=recorder,
-        confirm=_confirming(deps, ref, claim.epoch),
         clock=deps.clock,
     )
     courier.committer = committer
@@ -94,8 +98,12 @@ def log_tail(deps: SessionDeps, ref: SessionRef, claim: Claim, book: FinalsBook)
         try:
             history = await load_history(deps.store, ref)
             found = await read_finals(deps.store, ref, history, after) if history is not None else []
-        except StoreUnavailable as refusal:
+        except (StoreUnavailable, ObjectMissing) as refusal:
             raise LogUnavailable("archive_away") from refusal
+        except (ObjectCorrupt, RecordCorrupt) as damage:
+            # Who follows the log never gets these; the session goes on, as without a log.
+            _log.error("finals_damaged", sessionId=ref.session_id, key=damage.key)
+            return []
         return [final for final in found if final.seq <= last]
 
     return LogTail(

@@ -14,11 +14,13 @@ from app.archive.recorder import Recorder
 from app.archive.records import decode_segment, segment_key
 from app.archive.store import StoreUnavailable
 from app.sessions.courier import SessionNotes
+from app.sessions.errors import Superseded
 from app.sessions.finals import FinalsBook
+from app.sessions.ownership import confirm
 from audio.coverage import Ranges
 from audio.pcm import SAMPLE_RATE
 from audio.ring import Ring
-from tests.support.archives import REF, WatchedStore, a_final, disk, names, sound
+from tests.support.archives import REF, Scribe, WatchedStore, a_final, disk, names, sound
 from tests.support.inline_loop import in_virtual_time
 
 SECOND = SAMPLE_RATE
@@ -63,9 +65,13 @@ class Rig:
             events=self.events,
             segment_seconds=5.0,
             keep_audio=keep_audio,
+            confirm=self.confirm,
             clock=asyncio.get_running_loop().time,
             rng=Random(1),  # noqa: S311 - jitter
         )
+
+    async def confirm(self) -> None:
+        await confirm(self.store, REF, 1)
 
     def write(self, samples: int) -> None:
         head = self.ring.head
@@ -174,7 +180,7 @@ async def test_a_cut_with_nothing_to_write_leaves_no_hurry_behind(tmp_path: Path
 @in_virtual_time
 async def test_a_cut_on_a_slow_store_does_not_chop_what_is_said_meanwhile(tmp_path: Path) -> None:
     async with recording(tmp_path) as rig:
-        rig.store.before = lambda verb, key: asyncio.sleep(0.5)
+        rig.store.before = lambda verb, key: asyncio.sleep(0.5 if verb == "create" else 0)
         rig.write(FRAME)
         rig.recorder.cut()
         await asyncio.sleep(0.1)
@@ -252,7 +258,7 @@ async def test_finals_without_audio_travel_alone_within_five_seconds(tmp_path: P
 @in_virtual_time
 async def test_finals_that_come_while_a_segment_is_written_need_no_more_audio(tmp_path: Path) -> None:
     async with recording(tmp_path) as rig:
-        rig.store.before = lambda verb, key: asyncio.sleep(1)
+        rig.store.before = lambda verb, key: asyncio.sleep(1 if verb == "create" else 0)
         await rig.speak(1)
         rig.recorder.cut()
         await asyncio.sleep(0.5)
@@ -280,7 +286,7 @@ async def test_a_session_that_keeps_no_audio_stores_finals_and_is_durable_to_the
 @in_virtual_time
 async def test_without_audio_too_finals_that_come_during_a_put_are_stored(tmp_path: Path) -> None:
     async with recording(tmp_path, keep_audio=False) as rig:
-        rig.store.before = lambda verb, key: asyncio.sleep(1)
+        rig.store.before = lambda verb, key: asyncio.sleep(1 if verb == "create" else 0)
         rig.final(0, 100)
         await asyncio.sleep(5.5)
         rig.final(100, 200)
@@ -315,7 +321,7 @@ async def test_draining_takes_finals_along(tmp_path: Path) -> None:
 @in_virtual_time
 async def test_draining_ends_although_the_speaker_goes_on_and_the_store_is_slow(tmp_path: Path) -> None:
     async with recording(tmp_path) as rig:
-        rig.store.before = lambda verb, key: asyncio.sleep(0.4)
+        rig.store.before = lambda verb, key: asyncio.sleep(0.4 if verb == "create" else 0)
         async with asyncio.TaskGroup() as group:
             speaking = group.create_task(rig.speak(20))
             await asyncio.sleep(0.95)
@@ -329,7 +335,7 @@ async def test_draining_ends_although_the_speaker_goes_on_and_the_store_is_slow(
 @in_virtual_time
 async def test_several_may_drain_and_one_may_give_up(tmp_path: Path) -> None:
     async with recording(tmp_path) as rig:
-        rig.store.before = lambda verb, key: asyncio.sleep(1)
+        rig.store.before = lambda verb, key: asyncio.sleep(1 if verb == "create" else 0)
         rig.write(FRAME)
         async with asyncio.TaskGroup() as group:
             waiting = [group.create_task(rig.recorder.drain()) for _ in range(3)]
@@ -429,7 +435,9 @@ def test_a_cancelled_put_is_whole_or_not_there(tmp_path: Path, wait: float) -> N
     async def scenario() -> None:
         async with disk(tmp_path) as inner:
             rig = Rig(WatchedStore(inner))
-            rig.store.before = rig.store.after = lambda verb, key: asyncio.sleep(0.5)
+            rig.store.before = rig.store.after = lambda verb, key: asyncio.sleep(
+                0.5 if verb == "create" else 0
+            )
             async with asyncio.TaskGroup() as group:
                 running = group.create_task(rig.recorder.run())
                 rig.write(FRAME)
@@ -444,3 +452,22 @@ def test_a_cancelled_put_is_whole_or_not_there(tmp_path: Path, wait: float) -> N
             assert rig.recorder.durable == (FRAME if wait > 1 else 0)
 
     scenario()
+
+
+@in_virtual_time
+async def test_what_a_newer_owner_has_cut_is_never_called_durable(tmp_path: Path) -> None:
+    async with disk(tmp_path) as inner:
+        rig = Rig(WatchedStore(inner))
+        await Scribe(inner).session()
+
+        async def taken(verb: str, key: str) -> None:
+            # The claim comes while the segment is on its way: it may have read the folder without it.
+            if verb == "create" and "segments/" in key:
+                await Scribe(inner).epoch(2, (0, 0))
+
+        rig.store.before = taken
+        rig.write(6 * SECOND)
+        with pytest.raises(Superseded):
+            await rig.recorder.run()
+        assert len(await rig.segments()) == 1
+        assert (rig.recorder.durable, rig.events.told) == (0, [])

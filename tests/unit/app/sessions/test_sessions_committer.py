@@ -51,7 +51,6 @@ class Rig:
             book=self.book,
             events=self,
             recorder=self,
-            confirm=self.confirm,
             clock=asyncio.get_running_loop().time,
         )
 
@@ -81,6 +80,8 @@ class Rig:
     async def drain(self) -> None:
         self.steps.append("drain")
         await self.archive.wait()
+        # As the recorder does: what is stored counts when nobody newer is there afterwards.
+        await self.confirm()
         self.book.mark_archived(self.book.numbered)
 
     async def confirm(self) -> None:

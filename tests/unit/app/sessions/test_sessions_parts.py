@@ -137,8 +137,8 @@ async def test_an_owner_asks_again_until_the_archive_says_whether_it_is_one(tmp_
                 raise StoreUnavailable(key, verb)
 
         world.store.before = away
-        await parts.committer._confirm()
+        await parts.recorder._confirm()
         assert world.deps.clock() >= 10
         await scribe.epoch(2, None)
         with pytest.raises(Fenced):
-            await parts.committer._confirm()
+            await parts.recorder._confirm()
