@@ -35,6 +35,18 @@ class Ending(StrEnum):
     """Everything is made durable and the session left for another owner."""
 
 
+async def is_outranked(deps: SessionDeps, ref: SessionRef, serial: int) -> bool:
+    """Whether a newer ticket than that of ``serial`` was used for a session that was lost.
+
+    With the same ticket it may be its speaker itself that came back, or a call of its own that came very late.
+    """
+    try:
+        history = await load_history(deps.store, ref)
+    except StoreUnavailable:
+        return False
+    return history is not None and any(epoch.serial > serial for epoch in history.epochs)
+
+
 async def finish_owned(
     deps: SessionDeps, ref: SessionRef, *, epoch: int, ending: Ending, live: Ranges, samples: int
 ) -> Manifest:

@@ -15,7 +15,7 @@ from app.protocol.close import CloseCode
 from app.protocol.messages import Flushed, Ready
 from app.protocol.rest import SessionItem
 from app.sessions.deps import SessionDeps
-from app.sessions.ending import Ending, finish_owned
+from app.sessions.ending import Ending, finish_owned, is_outranked
 from app.sessions.errors import SessionNotFound, Superseded
 from app.sessions.herald import Herald
 from app.sessions.hold import GivenUp, Hold, Unconfirmed
@@ -209,7 +209,11 @@ class Session:
         except* (Fenced, Superseded, FinishLost, SessionNotFound):
             self.fenced = True
             self._log.info("session_fenced")
-            self.close(CloseCode.SUPERSEDED, "superseded", "another connection has taken over this session")
+            if await is_outranked(self._deps, self.ref, self.serial):
+                self.close(
+                    CloseCode.SUPERSEDED, "superseded", "another connection has taken over this session"
+                )
+            self.send_away()
         except* GivenUp:
             self.send_away()
         except* Unconfirmed:
@@ -237,9 +241,9 @@ class Session:
         await self._hear_out()
         await parts.committer.settle()
         await parts.recorder.drain()
-        with suppress(LogUnavailable):
-            await parts.tail.archived(parts.book.archived)
         if self.ending is Ending.RELEASED:
+            with suppress(LogUnavailable):
+                await parts.tail.archived(parts.book.archived)
             if self.state is SessionState.LIVE:
                 self._go(SessionState.DETACHED)
                 await self._herald.told(self.ref, TOLD_SECONDS)

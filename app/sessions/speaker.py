@@ -45,10 +45,17 @@ class SpeakerSide:
         self.stop_at: int | None = None
 
     def attach(self, link: Link) -> None:
-        """``link`` is the speaker from now on; the one before is told so and closed."""
+        """``link`` is the speaker from now on; the one before is told so and closed.
+
+        With the same ticket it may be the one before that lives, and ``link`` a call of its own that came very late: it is told
+        to resume, which it does if it is still there.
+        """
         if self.link is not None:
+            newer = link.serial > self.link.serial
             self.link.close(
                 Closing(CloseCode.SUPERSEDED, "superseded", "a newer connection speaks in this session")
+                if newer
+                else Closing(CloseCode.RESTARTING, "resumed", "the session was resumed elsewhere; resume")
             )
         self.link = link
         self._announced = self._ring.limit

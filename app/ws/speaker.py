@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Final
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
 
@@ -42,8 +44,35 @@ class SpeakerEndpoint:
         after = _after(scope)
         wake = asyncio.Event()
         with bound(clinicId=ticket.clinic_id, sessionId=ticket.session_id or ""):
-            place = await services.manager.attach(ticket, after, wake.set)
-            await _Connection(services, place, wake, receive, send).run()
+            attach = partial(services.manager.attach, ticket, after, wake.set)
+            place = await _unless_gone(attach, receive)
+            if place is not None:
+                await _Connection(services, place, wake, receive, send).run()
+
+
+async def _unless_gone(
+    attach: Callable[[], Coroutine[Any, Any, Attachment]], receive: Receive
+) -> Attachment | None:
+    """What ``attach`` comes to, or None when the client hangs up first: nobody who is gone gets a session.
+
+    A task that stood still finds calls in its sockets whose callers have long gone elsewhere.
+    """
+    async with asyncio.TaskGroup() as group:
+        gone = group.create_task(_until_gone(receive))
+        # What had come before this moment is known after one turn of the loop.
+        await asyncio.sleep(0)
+        if gone.done():
+            return None
+        attached = group.create_task(attach())
+        await asyncio.wait((gone, attached), return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        attached.cancel()
+    return None if attached.cancelled() else attached.result()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "websocket.disconnect":
+        continue
 
 
 class _Connection:

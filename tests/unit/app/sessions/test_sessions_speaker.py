@@ -45,8 +45,8 @@ class Rig:
         self.side = SpeakerSide(self.ring, self.book, self.requests)
         self.link = self.join()
 
-    def join(self, now: float = 0.0, cursor: int = 0) -> Link:
-        link = Link(serial=1, missed=[], cursor=cursor, now=now, wake=lambda: None)
+    def join(self, now: float = 0.0, cursor: int = 0, serial: int = 1) -> Link:
+        link = Link(serial=serial, missed=[], cursor=cursor, now=now, wake=lambda: None)
         self.side.attach(link)
         return link
 
@@ -331,12 +331,19 @@ def test_a_session_without_a_speaker_ticks_on() -> None:
 # Connections ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_newer_connection_supersedes_the_older_one() -> None:
+@pytest.mark.parametrize(
+    ("serial", "code", "told"),
+    [(2, CloseCode.SUPERSEDED, ["superseded"]), (1, CloseCode.RESTARTING, [])],
+    ids=["newer ticket", "same ticket"],
+)
+def test_a_newer_connection_takes_the_place_of_the_older_one(
+    serial: int, code: CloseCode, told: list[str]
+) -> None:
     rig = Rig()
     old = rig.link
-    rig.link = rig.join()
-    assert old.close_code is CloseCode.SUPERSEDED
-    assert [m["code"] for m in rig.taken(link=old)] == ["superseded"]
+    rig.link = rig.join(serial=serial)
+    assert old.close_code is code
+    assert [m["code"] for m in rig.taken(link=old)] == told
     rig.audio(10)
     for act in (lambda: rig.side.audio(old, b"ab", 0.0), lambda: rig.side.text(old, '{"type":"stop"}', 0.0)):
         assert refused(act).code is CloseCode.SUPERSEDED
@@ -357,7 +364,7 @@ def test_a_superseded_connection_that_goes_takes_nobody_with_it() -> None:
 def test_a_superseded_connection_is_sent_no_more_finals() -> None:
     rig = Rig()
     old = rig.link
-    rig.link = rig.join()
+    rig.link = rig.join(serial=2)
     rig.final()
     assert [m["type"] for m in rig.taken(link=old)] == ["error"]
     assert [m["type"] for m in rig.taken()] == ["final"]
