@@ -27,6 +27,10 @@ _EVENTS: Final = frozenset({"created", "live", "detached", "completed", "failed"
 _log = logger(__name__)
 
 
+class _Unpaid(Exception):
+    """The log cannot be given now what it lacks of a session that is over."""
+
+
 class Herald:
     """Keeps the newest row of each changed session until it is told. ``run`` is owned by the manager."""
 
@@ -36,6 +40,7 @@ class Herald:
         self._owed: dict[str, LogTail] = {}
         self._wake = asyncio.Event()
         self._moved = asyncio.Condition()
+        self._turn = asyncio.Lock()
 
     def tell(self, item: SessionItem) -> None:
         """``item`` changed."""
@@ -47,9 +52,8 @@ class Herald:
         self._wake.set()
 
     def owe(self, ref: SessionRef, tail: LogTail) -> None:
-        """``ref`` is finished, and the log may lack finals of it: it gets them before it is told of that."""
-        if not tail.in_step:
-            self._owed[ref.session_id] = tail
+        """``ref`` is finished: the log gets the finals that it lacks before it is told of that, and need keep none of them."""
+        self._owed[ref.session_id] = tail
 
     def forget(self, ref: SessionRef) -> None:
         """Another task has ``ref``: what waits here is older than what that task tells."""
@@ -71,19 +75,28 @@ class Herald:
 
     async def flush(self) -> None:
         """Tell what waits; what cannot be told now stays, and is tried again by ``run``."""
-        while self._waiting:
-            session_id, item = next(iter(self._waiting.items()))
-            try:
-                await self._tell(item)
-            except (IndexUnavailable, LogUnavailable):
-                _log.warning("index_unavailable", waiting=len(self._waiting))
+        async with self._turn:
+            unpaid = frozenset[str]()
+            while waiting := next((w for w in self._waiting.items() if w[0] not in unpaid), None):
+                session_id, item = waiting
+                try:
+                    await self._tell(item)
+                except _Unpaid:
+                    # The others need not wait for an archive that is away, nor for one session's that is damaged.
+                    unpaid |= {session_id, *self._owed}
+                    if session_id in self._waiting:
+                        self._waiting.move_to_end(session_id)
+                    continue
+                except (IndexUnavailable, LogUnavailable):
+                    break
+                if self._waiting.get(session_id) is item:
+                    del self._waiting[session_id]
+                async with self._moved:
+                    self._moved.notify_all()
+            if self._waiting:
+                _log.warning("index_unavailable", waiting=len(self._waiting), owed=len(unpaid))
                 self._wake.set()
                 await asyncio.sleep(RETRY_SECONDS)
-                return
-            if self._waiting.get(session_id) is item:
-                del self._waiting[session_id]
-            async with self._moved:
-                self._moved.notify_all()
 
     async def _tell(self, item: SessionItem) -> None:
         await self._index.put(item)
@@ -99,10 +112,10 @@ class Herald:
         try:
             async with asyncio.timeout(OWED_SECONDS):
                 if not await tail.append():
-                    raise LogUnavailable("emptied")
+                    raise _Unpaid
                 await tail.archived(item.finals)
-        except TimeoutError:
-            raise LogUnavailable("archive_away") from None
+        except (LogUnavailable, TimeoutError):
+            raise _Unpaid from None
         except Fenced:
             _log.info("session_fenced", sessionId=item.session_id)
         self._owed.pop(item.session_id, None)

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,12 +15,15 @@ from app.archive.history import History
 from app.archive.reader import load_history, read_finals
 from app.archive.records import Manifest, RecordCorrupt
 from app.archive.store import ObjectCorrupt, StoreError
-from app.sessions.deps import SessionDeps, unix_time
+from app.events.log import LogUnavailable
+from app.protocol.rest import SessionItem
+from app.sessions.deps import SessionDeps, rfc3339, unix_time
 from app.sessions.ending import Ending
 from app.sessions.errors import SessionNotFound, Superseded
 from app.sessions.finals import FinalsBook
 from app.sessions.herald import Herald
-from app.sessions.ownership import Claimant, claim
+from app.sessions.index import IndexUnavailable, SessionQuery
+from app.sessions.ownership import Claim, Claimant, claim
 from app.sessions.parts import log_tail
 from app.sessions.roll import Roll, Standing
 from app.sessions.views import archived_item
@@ -156,6 +160,8 @@ class Orphans:
             reason = getattr(refusal, "reason", type(refusal).__name__)
             _log.warning("orphan_delayed", sessionId=ref.session_id, reason=reason)
             self._look_again(ref, watch, watch)
+        except IndexUnavailable:
+            self._look_again(ref, watch, watch)
         except (Superseded, FinishLost):
             # Who was quicker may die before it is through.
             self._look_again(ref, watch, _Watch(0.0, new=True))
@@ -163,11 +169,26 @@ class Orphans:
             self._end(ref, watch)
 
     async def _sweep(self, ref: SessionRef, history: History | None) -> None:
-        # Whoever finished it may have died before the segments were gone.
+        # Whoever finished it may have died before the segments were gone, or before anybody was told.
         if history is None or history.manifest is None or not history.finished:
             return
         if not is_cleaned_up(history):
             await clean_up(self._deps.store, ref, history.manifest)
+        with suppress(LogUnavailable):
+            await self._deps.log.archived(ref, history.manifest.epoch, history.manifest.finals)
+        item, based = archived_item(history), history.based
+        if based is not None and based.base is not None and not await self._is_listed(ref, item):
+            won = Claim(based.epoch, history, [], based.base, None)
+            self._herald.owe(
+                ref, log_tail(self._deps, ref, won, FinalsBook(epoch=won.epoch, seq=history.seq))
+            )
+            self._herald.tell(item)
+
+    async def _is_listed(self, ref: SessionRef, item: SessionItem) -> bool:
+        state, created = item.state, item.created_at
+        query = SessionQuery(state, created, rfc3339(unix_time(created) + 0.001))
+        page = await self._deps.index.page(ref.clinic_id, query)
+        return any(row.session_id == ref.session_id for row in page.items)
 
     async def _finish(self, ref: SessionRef, history: History, watch: _Watch) -> None:
         spoken = history.speaker_serial > 0

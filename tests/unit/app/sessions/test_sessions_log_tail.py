@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from app.archive.history import Fence
 from app.archive.reader import read_finals
+from app.archive.store import ObjectCorrupt, ObjectMissing, StoreError
 from app.events.log import Announced
+from app.protocol.rest import SessionItem
 from app.sessions.deps import SessionLimits
 from app.sessions.log_tail import TOLD_AGAIN, log_position
-from tests.support.archives import REF
+from tests.support.archives import CREATED_AT, REF
 from tests.support.inline_loop import in_virtual_time
 from tests.support.scripted_engine import ScriptedEngine, tone
 from tests.support.session_world import World, one_task
@@ -83,6 +87,42 @@ async def test_a_log_that_was_emptied_hears_of_a_quiet_session_by_itself(tmp_pat
             await asyncio.sleep(0.5)
         assert await world.log.epochs([REF]) == [speaker.ready.epoch]
         assert followed(world) == ["w1"]
+
+
+@pytest.mark.parametrize("error", [ObjectMissing, ObjectCorrupt])
+def test_finals_that_cannot_be_read_for_the_log_end_nothing(tmp_path: Path, error: type[StoreError]) -> None:
+    @in_virtual_time
+    async def scenario() -> None:
+        async with one_task(tmp_path, engine=ScriptedEngine(), limits=LIMITS) as world:
+            healthy = world.store.before
+
+            async def damaged(verb: str, key: str) -> None:
+                if verb == "read" and "transcript-" in key:
+                    raise error(key, "cannot be read")
+
+            speaker = await world.speaker()
+            world.log.away = True
+            await speaker.say(tone(1))
+            await speaker.until("final")
+            world.manager.give_up()
+            await asyncio.sleep(2 * WINDOW)
+            assert (await world.history()).finished
+            world.store.before, world.log.away = damaged, False
+            await asyncio.sleep(10)
+            world.herald.tell(item_beside())
+            await asyncio.sleep(10)
+            assert world.rows.rows["beside"].state == "live"
+            assert "session.completed" not in told(world)
+            world.store.before = healthy
+            await asyncio.sleep(5)
+            assert followed(world) == ["w1"]
+            assert told(world)[-1] == "session.completed"
+
+    scenario()
+
+
+def item_beside() -> SessionItem:
+    return SessionItem("beside", "north", "live", "en-US", CREATED_AT, "dr.a")
 
 
 def test_a_log_that_told_nothing_is_told_no_more_than_so_much() -> None:

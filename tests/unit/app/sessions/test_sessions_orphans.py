@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from app.archive.finisher import Finish, finish
 from app.archive.records import epoch_key, folder, segment_key, session_key
 from app.archive.store import StoreUnavailable
 from app.sessions.deps import SessionLimits
 from app.sessions.ownership import Claimant, claim
+from app.sessions.views import archived_item
+from audio.coverage import Ranges
 from tests.support.archives import REF, Scribe, disk, finals, names
 from tests.support.inline_loop import in_virtual_time
 from tests.support.session_world import World
@@ -302,6 +306,37 @@ async def test_what_a_dead_finisher_left_is_swept_away(tmp_path: Path) -> None:
         world.manager.orphans.watch(REF, 0)
         await asyncio.sleep(1)
         assert segment_key(REF, 0, 1).removeprefix(folder(REF)) not in await names(world.inner)
+        assert len(world.manager.orphans) == 0
+
+
+@in_virtual_time
+async def test_what_a_dead_finisher_told_nobody_is_told(tmp_path: Path) -> None:
+    async with orphaned(tmp_path) as world:
+        history = await world.history()
+        world.log.forget_after(REF, 1)
+        world.rows.rows[REF.session_id] = msgspec.structs.replace(archived_item(history), state="finishing")
+        order = Finish(REF, 1, "stopped", finals(1, 2), Ranges([(0, 60)]), "2026-11-20T09:01:00.000Z", 80)
+        await finish(world.inner, order)
+        for _ in range(2):
+            world.manager.orphans.watch(REF, 0)
+            await asyncio.sleep(3)
+        assert world.rows.rows[REF.session_id].state == "completed"
+        assert [kind for _, kind in world.log.events] == ["session.completed"]
+        assert [final.seq for final in world.log.committed] == [1, 2]
+
+
+@in_virtual_time
+async def test_whether_anybody_was_told_is_asked_again_when_the_list_is_back(tmp_path: Path) -> None:
+    async with orphaned(tmp_path) as world:
+        world.manager.orphans.stop(REF)
+        await asyncio.sleep(1)
+        world.rows.away = True
+        world.rows.rows.clear()
+        world.manager.orphans.watch(REF, 0)
+        await asyncio.sleep(60)
+        world.rows.away = False
+        await asyncio.sleep(10)
+        assert world.rows.rows[REF.session_id].state == "completed"
         assert len(world.manager.orphans) == 0
 
 
