@@ -148,7 +148,7 @@ def refusal(error: BaseException) -> Refusal:
         detail=rule.detail or str(error) or rule.title,
         close_code=rule.close_code,
         headers=_headers(rule.status, error),
-        elsewhere=isinstance(error, Busy) and rule.status == HTTPStatus.SERVICE_UNAVAILABLE,
+        elsewhere=isinstance(error, (Busy, HubDraining)) and rule.status == HTTPStatus.SERVICE_UNAVAILABLE,
     )
 
 

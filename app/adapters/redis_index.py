@@ -84,13 +84,14 @@ class RedisSessionIndex:
                 newest, scanned, size = f"({ids[-1]}", scanned + len(ids), self._batch_rows
         return _page(matches, query.limit, newest[1:])
 
-    async def is_complete(self) -> bool:
+    async def completed_by(self) -> str | None:
         async with time_limit(self._call_seconds, IndexUnavailable):
-            return bool(await self._client.exists(scripts.INDEX_COMPLETE_KEY))
+            name = await self._client.get(scripts.INDEX_COMPLETE_KEY)
+        return name.decode() if isinstance(name, bytes) else name
 
-    async def mark_complete(self) -> None:
+    async def mark_complete(self, name: str) -> None:
         async with time_limit(self._call_seconds, IndexUnavailable):
-            await self._client.set(scripts.INDEX_COMPLETE_KEY, 1)
+            await self._client.set(scripts.INDEX_COMPLETE_KEY, name)
 
     async def reserve(
         self, clinic_id: ClinicId, key: str, reservation: Reservation | None
@@ -119,9 +120,9 @@ class RedisSessionIndex:
     def _item_of(self, clinic_id: ClinicId, session_id: str, row: bytes) -> SessionItem:
         try:
             plaintext = self._sealer.unseal(clinic_id, session_id, PURPOSE, row)
-        except Unsealable as failure:
-            raise IndexUnavailable(type(failure).__name__) from failure
-        return msgspec.json.decode(plaintext, type=SessionItem)
+            return msgspec.json.decode(plaintext, type=SessionItem)
+        except (Unsealable, msgspec.DecodeError) as failure:
+            raise IndexUnavailable(type(failure).__name__) from None
 
 
 def _page(matches: list[SessionItem], limit: int, scanned_to: str | None) -> SessionPage:

@@ -182,9 +182,9 @@ class RedisEventLog:
     def _final_of(self, ref: SessionRef, body: bytes) -> CommittedFinal:
         try:
             plaintext = self._sealer.unseal(ref.clinic_id, ref.session_id, PURPOSE, body)
-        except Unsealable as failure:
-            raise LogUnavailable(type(failure).__name__) from failure
-        return msgspec.json.decode(plaintext, type=CommittedFinal)
+            return msgspec.json.decode(plaintext, type=CommittedFinal)
+        except (Unsealable, msgspec.DecodeError) as failure:
+            raise LogUnavailable(type(failure).__name__) from None
 
 
 def _owner_keys(ref: SessionRef) -> list[str]:

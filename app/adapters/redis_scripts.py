@@ -52,7 +52,7 @@ def ticket_key(clinic_id: ClinicId, ticket_id: str) -> str:
 
 
 INDEX_COMPLETE_KEY: Final = "kikitori:index:complete"
-"""Set once the index has been rebuilt from the archive. It is of no clinic, and goes when Redis is emptied."""
+"""Set to the name of the rebuilding once the index has been rebuilt from the archive. It is of no clinic, and goes when Redis is emptied."""
 
 _EMIT: Final = """
 local function emit(log, publish, channel, maxlen, session, kind, seq, epoch, body)

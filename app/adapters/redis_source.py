@@ -123,7 +123,7 @@ class RedisSource:
             line.wanted.add(channel)
             line.wake.set()
             if line.hears(channel):
-                followed.follower.joined()
+                self.subscribed(channel)
 
     async def _server_of(self, channel: bytes) -> str:
         server = self._servers.of(channel.decode())

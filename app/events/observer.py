@@ -73,4 +73,7 @@ class Observer:
             self.outbox.end(Ending.EXPIRED)
             return []
         items = [item for event in page if (item := self._feed.item(event)) is not None]
-        return self.outbox.replay(items, full=full)
+        texts = self.outbox.replay(items, full=full)
+        if page:
+            self.outbox.pass_over(page[-1].cursor)
+        return texts

@@ -132,6 +132,10 @@ class Outbox:
             self.live = True
         return texts
 
+    def pass_over(self, last: Cursor) -> None:
+        """Whatever is at or before ``last`` was looked at, also what says nothing to this version."""
+        self.last = max(self.last, last)
+
     def set_back(self, last: Cursor) -> None:
         """The log lost what came after ``last``; other events may take the places of those."""
         self.last, self._given = min(self.last, last), min(self._given, last)

@@ -33,6 +33,9 @@ class Settled:
 
     def _at_epoch(self, session_id: str, epoch: int) -> OrderedDict[str, None]:
         known, results = self._sessions.pop(session_id, (0, OrderedDict()))
+        if epoch > known:
+            # A new owner goes on after the last final that stands: ids of those that were withdrawn come again.
+            results = OrderedDict()
         self._sessions[session_id] = (max(known, epoch), results)
         if len(self._sessions) > SESSIONS_MAX:
             self._sessions.popitem(last=False)

@@ -42,11 +42,11 @@ class SessionIndex(Protocol):
     async def page(self, clinic_id: ClinicId, query: SessionQuery) -> SessionPage:
         """Matching rows, newest first, after ``cursor`` (a session id of an earlier page)."""
 
-    async def is_complete(self) -> bool:
-        """Whether the index has been rebuilt since it was last empty."""
+    async def completed_by(self) -> str | None:
+        """What names the last rebuilding since the index was empty; None: there was none."""
 
-    async def mark_complete(self) -> None:
-        """The archive has been read through; ``page`` may be trusted."""
+    async def mark_complete(self, name: str) -> None:
+        """The archive has been read through; ``page`` may be trusted. ``name`` is this rebuilding's alone."""
 
     async def reserve(
         self, clinic_id: ClinicId, key: str, reservation: Reservation | None

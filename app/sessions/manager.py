@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -67,6 +67,11 @@ class SessionManager:
     def owned(self, ref: SessionRef) -> Session | None:
         """The session, if this task owns it."""
         return self._owned.find(ref)
+
+    @property
+    def sessions(self) -> Iterable[Session]:
+        """All that this task owns."""
+        return self._owned
 
     def is_elsewhere(self, ref: SessionRef) -> bool:
         """Whether another task owns ``ref``, and lives."""

@@ -36,6 +36,8 @@ class Recovery:
     def __init__(self, deps: SessionDeps, manager: SessionManager) -> None:
         self._deps, self._manager = deps, manager
         self._read_through = False
+        self._rebuilds = 0
+        self._told: str | None = None
         self.done = asyncio.Event()
 
     async def run(self) -> None:
@@ -47,13 +49,16 @@ class Recovery:
     async def _rebuilding(self) -> None:
         while True:
             try:
-                complete = await self._deps.index.is_complete()
-                if complete:
+                complete = await self._deps.index.completed_by()
+                if complete is not None:
                     self.done.set()
                 else:
                     self.done.clear()
-                if not (complete and self._read_through):
-                    await self._rebuild(told=complete)
+                if complete is None or not self._read_through:
+                    await self._rebuild(told=complete is not None)
+                elif complete != self._told:
+                    await self._tell_owned()
+                    self._told = complete
             except IndexUnavailable:
                 self._deps.health.index_answers = False
             except StoreUnavailable as refusal:
@@ -64,7 +69,7 @@ class Recovery:
     async def _probing(self) -> None:
         while True:
             try:
-                await self._deps.index.is_complete()
+                await self._deps.index.completed_by()
                 self._deps.health.index_answers = True
                 await self._probe()
             except IndexUnavailable:
@@ -102,9 +107,15 @@ class Recovery:
                     await self._deps.index.put(archived_item(history))
         self._read_through = True
         if not told:
-            await self._deps.index.mark_complete()
+            self._rebuilds += 1
+            await self._deps.index.mark_complete(f"{self._deps.boot}.{self._rebuilds}")
             self.done.set()
         _log.info("archive_read", sessions=sessions, unfinished=unfinished)
+
+    async def _tell_owned(self) -> None:
+        # Another task has read the archive, which does not tell who speaks.
+        for session in self._manager.sessions:
+            await self._deps.index.put(session.item())
 
     async def _refs(self) -> AsyncIterator[SessionRef]:
         async for clinic in self._deps.store.list("", delimiter="/"):

@@ -170,9 +170,11 @@ async def test_rare_matches_are_all_found_over_pages_that_cost_a_bounded_scan(in
 
 
 async def test_an_index_is_complete_once_it_is_said_to_be(index: SessionIndex) -> None:
-    assert not await index.is_complete()
-    await index.mark_complete()
-    assert await index.is_complete()
+    assert await index.completed_by() is None
+    await index.mark_complete("a.1")
+    assert await index.completed_by() == "a.1"
+    await index.mark_complete("b.1")
+    assert await index.completed_by() == "b.1"
 
 
 async def test_a_key_that_is_forgotten_can_be_reserved_anew(index: SessionIndex) -> None:

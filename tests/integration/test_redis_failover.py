@@ -140,7 +140,7 @@ async def test_a_primary_that_became_a_replica_is_left_for_the_one_behind_the_ad
 ) -> None:
     async with redis_client(pair.url) as client:
         index = RedisSessionIndex(client, LocalKeys(bytes(32)))
-        await asyncio.gather(*(index.mark_complete() for _ in range(20)))
+        await asyncio.gather(*(index.mark_complete("a.1") for _ in range(20)))
         await log.announce(REF, 1, 0, "a")
         await pair.promote()
         await pair.clients[0].execute_command("REPLICAOF", "127.0.0.1", pair.servers[1].port)  # type: ignore[no-untyped-call]
@@ -150,8 +150,8 @@ async def test_a_primary_that_became_a_replica_is_left_for_the_one_behind_the_ad
             await log.append(REF, "session.live", {})
         await log.append(REF, "session.live", {})
         with pytest.raises(IndexUnavailable):
-            await index.mark_complete()
-        await asyncio.gather(*(index.mark_complete() for _ in range(20)))
+            await index.mark_complete("a.1")
+        await asyncio.gather(*(index.mark_complete("a.1") for _ in range(20)))
     assert await pair.clients[1].xlen(f"clinic:{{{REF.clinic_id}}}:log") == 1
 
 

@@ -68,10 +68,10 @@ async def test_rows_stay_and_reservations_go(client: Redis, index: RedisSessionI
 async def test_an_index_that_was_emptied_is_no_longer_complete(
     server: RedisServer, client: Redis, index: RedisSessionIndex
 ) -> None:
-    await index.mark_complete()
+    await index.mark_complete("a.1")
     await client.connection_pool.disconnect()
     server.restart()
-    assert not await index.is_complete()
+    assert await index.completed_by() is None
 
 
 async def test_every_call_says_so_when_there_is_no_redis(
@@ -81,8 +81,8 @@ async def test_every_call_says_so_when_there_is_no_redis(
     for call in (
         index.put(ROW),
         index.page(NORTH, SessionQuery()),
-        index.is_complete(),
-        index.mark_complete(),
+        index.completed_by(),
+        index.mark_complete("a.1"),
         index.reserve(NORTH, "k", Reservation("abc", None)),
     ):
         with pytest.raises(IndexUnavailable):

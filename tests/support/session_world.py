@@ -41,7 +41,7 @@ class Rows:
     """A list of sessions that can be away. What its pages are like is not asked of it here."""
 
     away: bool = False
-    complete: bool = False
+    complete: str | None = None
     rows: dict[str, SessionItem] = field(default_factory=dict)
     states: list[tuple[str, str]] = field(default_factory=list)
     reserved: dict[tuple[str, str], Reservation] = field(default_factory=dict)
@@ -56,13 +56,13 @@ class Rows:
         mine = [row for row in self.rows.values() if row.clinic_id == clinic_id]
         return SessionPage([row for row in mine if query.state in (None, row.state)], None)
 
-    async def is_complete(self) -> bool:
+    async def completed_by(self) -> str | None:
         await self._begin()
         return self.complete
 
-    async def mark_complete(self) -> None:
+    async def mark_complete(self, name: str) -> None:
         await self._begin()
-        self.complete = True
+        self.complete = name
 
     async def reserve(
         self, clinic_id: ClinicId, key: str, reservation: Reservation | None

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from websockets.exceptions import ConnectionClosed
 
+from app.client.speech import REWOUND
 from app.protocol.messages import FinalMessage
 from tests.support.raw_socket import Message, RawSocket, upgraded
 from tests.support.speaking import Person
@@ -27,13 +28,15 @@ class Watching:
     Attributes:
         finals: by session, in the order in which they came, also those that came twice.
         lives: by session, the events of its life.
-        notices: the codes, in order.
+        notices: the codes of those about the events themselves, in order.
+        rewinds: how often finals were withdrawn.
     """
 
     def __init__(self, socket: RawSocket) -> None:
         self.finals: dict[str, list[Final]] = defaultdict(list)
         self.lives: dict[str, list[str]] = defaultdict(list)
         self.notices: list[str] = []
+        self.rewinds = 0
         self.partials: Counter[str] = Counter()
         self._socket = socket.socket
         self._told = asyncio.Event()
@@ -73,7 +76,7 @@ class Watching:
     def state(self) -> str:
         """What it has, for a failure's text; nothing that was said."""
         seqs = {session: [final[0] for final in finals] for session, finals in self.finals.items()}
-        return f"finals {seqs}, {dict(self.lives)}, notices {self.notices}"
+        return f"finals {seqs}, {dict(self.lives)}, {self.rewinds} rewinds, notices {self.notices}"
 
     def _hear(self, message: Message) -> None:
         match message:
@@ -83,6 +86,8 @@ class Watching:
                 )
             case {"type": "partial", "sessionId": session_id}:
                 self.partials[session_id] += 1
+            case {"type": "notice", "sessionId": _, "code": code}:
+                self.rewinds += code == REWOUND
             case {"type": "notice", "code": code}:
                 self.notices.append(code)
             case {"type": kind, "sessionId": session_id}:

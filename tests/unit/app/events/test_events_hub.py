@@ -201,6 +201,15 @@ async def test_what_says_nothing_to_this_version_is_passed_over(hub: Hub, source
         assert [m["type"] for m in await told(observer, 2)] == ["final", "partial"]
 
 
+async def test_a_replay_passes_over_pages_that_say_nothing(hub: Hub, source: MemorySource) -> None:
+    source.log += [LogEvent(Cursor(n, 0), Cursor(n - 1, 0), HERE, "final", n, 1, b"") for n in range(1, 451)]
+    source.log += [final_event(451, 450, 451)]
+    async with hub.observing(NORTH, None, START) as observer:
+        assert [m.get("seq") for m in await told(observer, 2)] == [None, 451]
+        source.emit(final_event(452, 451, 452))
+        assert [m["seq"] for m in await told(observer)] == [452]
+
+
 async def test_nobody_gets_in_while_the_log_is_away_or_nothing_runs(source: MemorySource) -> None:
     hub = Hub(source, Metrics())
     with pytest.raises(LogUnavailable):

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from app.archive.finisher import Finish, finish
@@ -85,7 +86,7 @@ async def test_a_list_that_is_complete_is_left_as_it_is(tmp_path: Path) -> None:
     async with disk(tmp_path) as inner:
         world = World(inner)
         await fill(world)
-        world.rows.complete = True
+        world.rows.complete = "elsewhere.1"
         recovery = Recovery(world.deps, world.manager)
         async with world.running(recovery.run):
             await asyncio.sleep(5)
@@ -98,7 +99,7 @@ async def test_a_list_that_is_complete_can_be_used_while_the_archive_is_read(tmp
     async with disk(tmp_path) as inner:
         world = World(inner)
         await fill(world)
-        world.rows.complete = True
+        world.rows.complete = "elsewhere.1"
         reading, read = asyncio.Event(), asyncio.Event()
 
         async def slow(verb: str, key: str) -> None:
@@ -127,7 +128,7 @@ async def test_a_list_that_was_emptied_is_rebuilt_again(tmp_path: Path) -> None:
     async with after_a_start(tmp_path) as (world, recovery):
         await asyncio.wait_for(recovery.done.wait(), 5)
         world.rows.rows.clear()
-        world.rows.complete = False
+        world.rows.complete = None
         await asyncio.sleep(3)
         assert len(world.rows.rows) == 3
         assert recovery.done.is_set()
@@ -142,13 +143,28 @@ async def test_sessions_that_are_owned_are_told_as_they_are_and_left_alone(tmp_p
         await asyncio.sleep(1)
         for _ in range(20):
             world.rows.rows.clear()
-            world.rows.complete = False
+            world.rows.complete = None
             speaker.text(type="ping")
             await asyncio.sleep(20)
         assert world.manager.owned(REF) is speaker.session
         assert states(world)[REF.session_id] == "live"
         speaker.text(type="stop")
         assert (await speaker.until("completed"))["samples"] == SECOND
+
+
+@in_virtual_time
+async def test_what_another_task_made_of_an_owned_session_is_put_right(tmp_path: Path) -> None:
+    async with after_a_start(tmp_path) as (world, recovery):
+        await asyncio.wait_for(recovery.done.wait(), 5)
+        speaker = await world.speaker(11)
+        await speaker.say(sound(80, SECOND))
+        await asyncio.sleep(1)
+        rows = world.rows.rows
+        # Redis was emptied, and another task was quicker to read the archive, which does not tell who speaks.
+        rows[REF.session_id] = msgspec.structs.replace(rows[REF.session_id], state="detached")
+        world.rows.complete = "elsewhere.1"
+        await asyncio.sleep(2)
+        assert states(world)[REF.session_id] == "live"
 
 
 @pytest.mark.parametrize("away", ["rows", "store"])
