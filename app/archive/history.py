@@ -140,8 +140,8 @@ class History:
     Attributes:
         end: position up to which audio (or, where none is kept, transcript) is durable.
         seq: the last final in the archive.
-        last_final_end: where that final ends, as far as the newest records tell.
         live, settled: from the newest record that counts.
+        newest: header of the newest segment of the newest epoch; None where there is none, or it was not read.
     """
 
     session: SessionRecord
@@ -152,6 +152,7 @@ class History:
     seq: int
     live: RangeList = field(default_factory=list)
     settled: int = 0
+    newest: SegmentHeader | None = None
 
     @property
     def fence(self) -> Fence:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -95,34 +95,44 @@ async def read_notes(store: Store, ref: SessionRef, names: list[tuple[int, int]]
     return await bounded_map(read, names, limit=PARALLEL_READS)
 
 
-async def load_history(store: Store, ref: SessionRef) -> History | None:
+async def load_history(
+    store: Store, ref: SessionRef, *, known: History | None = None, ends: bool = True
+) -> History | None:
     """What the archive tells of a session, or None where there is none.
 
     Costs one listing and a handful of reads however long the session is: the newest segment and finals object of the
-    newest epoch tell where things stand.
+    newest epoch tell where things stand. The session and the epochs of ``known`` are taken as they are and not read again:
+    they cannot have changed. ``ends`` False reads no segment and no finals object: where things stand is then where the
+    newest owner began.
 
     Raises:
         StoreError, RecordCorrupt: see there.
     """
     for _ in range(ATTEMPTS - 1):
         with suppress(ObjectMissing):
-            return await _load_history(store, ref)
-    return await _load_history(store, ref)
+            return await _load_history(store, ref, known, ends=ends)
+    return await _load_history(store, ref, known, ends=ends)
 
 
-async def _load_history(store: Store, ref: SessionRef) -> History | None:
-    session = await read_session(store, ref)
+async def _load_history(
+    store: Store, ref: SessionRef, known: History | None, *, ends: bool
+) -> History | None:
+    session = known.session if known is not None else await read_session(store, ref)
     if session is None:
         return None
     listing = Listing.of(await list_names(store, ref))
-    epochs = await bounded_map(lambda n: read_epoch(store, ref, n), listing.epochs, limit=PARALLEL_READS)
-    manifest = await read_manifest(store, ref) if "manifest.json" in listing.others else None
-    return await _with_ends(
-        store, ref, History(session, listing, tuple(epochs), manifest and manifest[0], 0, 0)
+    have = {e.epoch: e for e in known.epochs} if known is not None else {}
+    new = [n for n in listing.epochs if n not in have]
+    have |= zip(
+        new, await bounded_map(lambda n: read_epoch(store, ref, n), new, limit=PARALLEL_READS), strict=True
     )
+    epochs = tuple(have[n] for n in listing.epochs)
+    manifest = await read_manifest(store, ref) if "manifest.json" in listing.others else None
+    bare = History(session, listing, epochs, manifest and manifest[0], 0, 0)
+    return await _with_ends(store, ref, bare, read=ends)
 
 
-async def _with_ends(store: Store, ref: SessionRef, bare: History) -> History:
+async def _with_ends(store: Store, ref: SessionRef, bare: History, *, read: bool) -> History:
     based, manifest = bare.based, bare.manifest
     if manifest is not None and bare.finished:
         live = manifest.coverage.get("live", [])
@@ -130,19 +140,20 @@ async def _with_ends(store: Store, ref: SessionRef, bare: History) -> History:
     if based is None or based.base is None:
         return bare
     end, seq, live, settled = based.base.position, based.base.seq, based.live, based.settled
+    newest = None
     notes: list[FinalsRecord] = []
-    if segments := [s for s in bare.listing.segments if s[1] == based.epoch]:
-        last = await read_header(store, ref, *segments[-1])
-        end = max(end, last.end)
-        notes.append(last)
-    if finals := [f for f in bare.listing.finals if f[1] == based.epoch]:
+    if segments := [s for s in bare.listing.segments if read and s[1] == based.epoch]:
+        newest = await read_header(store, ref, *segments[-1])
+        end = max(end, newest.end)
+        notes.append(newest)
+    if finals := [f for f in bare.listing.finals if read and f[1] == based.epoch]:
         notes += await read_notes(store, ref, finals[-1:])
     note = newest_note(bare.fence, notes)
     if note is not None:
         seq, live, settled = max(seq, note.seq), note.live, max(settled, note.settled)
         if bare.session.recording == "transcript" and note.finals:
             end = max(end, note.finals[-1].final.end)
-    return replace(bare, end=end, seq=seq, live=live, settled=settled)
+    return replace(bare, end=end, seq=seq, live=live, settled=settled, newest=newest)
 
 
 async def read_finals(
@@ -161,39 +172,60 @@ async def read_finals(
         if history.finished:
             return merge_finals(history.fence, sources, after)
     sources += [(epoch.epoch, epoch.finals) for epoch in history.epochs]
-    sources += [(n.epoch, n.finals) for n in await read_notes(store, ref, list(history.listing.finals))]
+    notes = [n for n in history.listing.finals if not _is_behind(history.listing.finals, n, after)]
+    sources += [(n.epoch, n.finals) for n in await read_notes(store, ref, notes)]
     sources += await _segment_finals(store, ref, history, after)
     return merge_finals(history.fence, sources, after)
+
+
+def _is_behind(names: Sequence[tuple[int, int]], name: tuple[int, int], after: int) -> bool:
+    # Finals objects of one epoch follow one another, so this one ends before the next begins.
+    return any(epoch == name[1] and name[0] < first <= after + 1 for first, epoch in names)
 
 
 async def _segment_finals(
     store: Store, ref: SessionRef, history: History, after: int
 ) -> list[tuple[int, list[CommittedFinal]]]:
     names = [n for n in history.listing.segments if history.fence.segment_counts(*n)]
+    newest = history.newest
+    headers: list[SegmentHeader] = []
+    if newest is not None and names[-1:] == [(newest.first, newest.epoch)]:
+        headers, names = [newest], names[:-1]
     found: list[tuple[int, list[CommittedFinal]]] = []
-    for stop in range(len(names), 0, -PARALLEL_READS):
-        headers = await read_headers(store, ref, names[max(0, stop - PARALLEL_READS) : stop])
+    while headers or names:
         found += [(h.epoch, h.finals) for h in headers if h.finals]
-        # seq never falls along the segments that count: nothing before this one holds a later final.
-        if headers[0].seq <= after:
+        # seq never falls along the segments that count: nothing before this one holds a final after what it begins with.
+        if headers and _seq_before(headers[0]) <= after:
             break
+        headers = await read_headers(store, ref, names[-PARALLEL_READS:])
+        del names[-PARALLEL_READS:]
     return found
+
+
+def _seq_before(header: SegmentHeader) -> int:
+    return header.finals[0].seq - 1 if header.finals else header.seq
 
 
 async def read_pieces(store: Store, ref: SessionRef, history: History, start: int = 0) -> list[Piece]:
     """Which part of which segment holds the samples from ``start`` on."""
-    fence = history.fence
-    names = [n for n in history.listing.segments if fence.segment_counts(*n)]
-    while len(names) > 1 and _ends_before(names, start):
-        names = names[1:]
-    pieces = pieces_of(fence, await read_headers(store, ref, names))
-    return [p for p in pieces if p.end > start]
+    headers = await read_headers(store, ref, _segments_from(history, start))
+    return [p for p in pieces_of(history.fence, headers) if p.end > start]
 
 
-def _ends_before(names: list[tuple[int, int]], start: int) -> bool:
-    # Segments of one epoch follow one another, so the first ends where the second begins.
-    (_, epoch), (following, next_epoch) = names[0], names[1]
-    return epoch == next_epoch and following <= start
+def _segments_from(history: History, start: int) -> list[tuple[int, int]]:
+    # Segments of one epoch follow one another, so of those that begin at or before ``start`` only the last can reach it.
+    fence, begun = history.fence, dict[int, int]()
+    for first, epoch in history.listing.segments:
+        if first <= start:
+            begun[epoch] = first
+    cuts = {epoch: fence.cut_position(epoch) for epoch in history.listing.epochs}
+    return [
+        (first, epoch)
+        for first, epoch in history.listing.segments
+        if fence.segment_counts(first, epoch)
+        and first >= begun.get(epoch, 0)
+        and ((cut := cuts.get(epoch)) is None or cut > start)
+    ]
 
 
 async def read_piece(store: Store, ref: SessionRef, piece: Piece) -> memoryview:
@@ -202,18 +234,34 @@ async def read_piece(store: Store, ref: SessionRef, piece: Piece) -> memoryview:
     Raises:
         StoreError, RecordCorrupt: the segment is gone or not what its header says.
     """
-    key = segment_key(ref, piece.first, piece.epoch)
-    header, pcm = decode_segment(key, (await store.read(key)).data)
+    header, pcm = await _read_segment(store, ref, (piece.first, piece.epoch))
     return pcm[bytes_of(piece.start - header.first) : bytes_of(piece.end - header.first)]
 
 
 async def read_samples(
     store: Store, ref: SessionRef, history: History, start: int, end: int
-) -> AsyncIterator[tuple[int, memoryview]]:
-    """The PCM of ``[start, end)`` from segments, as (position, bytes) in order; holes are passed over."""
-    for piece in await read_pieces(store, ref, history, start):
-        if piece.start >= end:
-            break
-        pcm = await read_piece(store, ref, piece)
+) -> list[tuple[int, memoryview]]:
+    """The PCM of ``[start, end)`` from segments, as (position, bytes) in order; holes are passed over.
+
+    Reads whole segments, each once, and holds them: for seconds of audio.
+
+    Raises:
+        StoreError, RecordCorrupt: a segment is gone or not what its header says.
+    """
+    names = [n for n in _segments_from(history, start) if n[0] < end]
+    found = await bounded_map(lambda n: _read_segment(store, ref, n), names, limit=PARALLEL_READS)
+    pcm_of = {(header.first, header.epoch): pcm for header, pcm in found}
+    samples: list[tuple[int, memoryview]] = []
+    for piece in pieces_of(history.fence, [header for header, _ in found]):
         low, high = max(start, piece.start), min(end, piece.end)
-        yield low, pcm[bytes_of(low - piece.start) : bytes_of(high - piece.start)]
+        if low < high:
+            pcm = pcm_of[piece.first, piece.epoch]
+            samples.append((low, pcm[bytes_of(low - piece.first) : bytes_of(high - piece.first)]))
+    return samples
+
+
+async def _read_segment(
+    store: Store, ref: SessionRef, name: tuple[int, int]
+) -> tuple[SegmentHeader, memoryview]:
+    key = segment_key(ref, *name)
+    return decode_segment(key, (await store.read(key)).data)

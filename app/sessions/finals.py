@@ -18,12 +18,16 @@ class FinalsBook:
 
     Numbered finals have their ``seq``; committed ones may be told; archived ones are carried by an object. A final
     may be archived before it is committed: that is how it is committed while the log is away.
+
+    Args:
+        seq: the last final before this owner.
+        recent: finals up to ``seq``, in order and without a gap, as far as they are known.
     """
 
-    def __init__(self, *, epoch: int, seq: int) -> None:
+    def __init__(self, *, epoch: int, seq: int, recent: Sequence[CommittedFinal] = ()) -> None:
         self._epoch = epoch
-        self._kept: deque[CommittedFinal] = deque()
-        self._base = seq
+        self._kept: deque[CommittedFinal] = deque(recent)
+        self._base = seq - len(recent)
         self.committed = seq
         self.archived = seq
         self._rewound: int | None = None

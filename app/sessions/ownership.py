@@ -21,6 +21,7 @@ from app.archive.store import (
     ObjectMissing,
     Store,
     StoreUnavailable,
+    Version,
     VersionConflict,
 )
 from app.auth.principal import AuthError
@@ -93,8 +94,12 @@ class _Overtaken(Exception):
     """A newer epoch came while claiming."""
 
 
-async def claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claimant) -> Claim:
+async def claim(
+    store: Store, log: EventLog, ref: SessionRef, claimant: Claimant, seen: History | None = None
+) -> Claim:
     """Own a session from its end on. Of tickets that claim at the same moment the newest wins.
+
+    ``seen`` is what the archive told just now: it spares reading that again. Everything is judged anew behind the fence.
 
     Raises:
         SessionNotFound: there is none.
@@ -103,8 +108,9 @@ async def claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claimant
     """
     for _ in range(CLAIM_ATTEMPTS):
         try:
-            return await _claim(store, log, ref, claimant)
+            return await _claim(store, log, ref, claimant, seen)
         except _Overtaken:
+            seen = None
             newest = await _newest_epoch(store, ref)
             if not newest or (await read_epoch(store, ref, newest)).serial >= claimant.serial:
                 break
@@ -113,10 +119,12 @@ async def claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claimant
     raise Superseded("another connection has taken over this session")
 
 
-async def _claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claimant) -> Claim:
-    fence = await _create_epoch(store, ref, claimant)
+async def _claim(
+    store: Store, log: EventLog, ref: SessionRef, claimant: Claimant, seen: History | None
+) -> Claim:
+    fence, version, known = await _create_epoch(store, ref, claimant, seen)
     epoch = fence.epoch
-    history = await load_history(store, ref)
+    history = await load_history(store, ref, known=known)
     if history is None:
         raise SessionNotFound
     if claimant.serial:
@@ -128,8 +136,8 @@ async def _claim(store: Store, log: EventLog, ref: SessionRef, claimant: Claiman
     record = msgspec.structs.replace(
         fence, base=base, finals=adopted, live=history.live, settled=history.settled
     )
-    await _write_base(store, epoch_key(ref, epoch), record)
-    if await _newest_epoch(store, ref) > epoch:
+    await _write_base(store, epoch_key(ref, epoch), record, version)
+    if await _has_newer(store, ref, epoch):
         raise _Overtaken
     return Claim(epoch, history, adopted, base, log_at)
 
@@ -144,37 +152,42 @@ def _with_adopted(history: History, adopted: list[CommittedFinal]) -> History:
     return replace(history, end=end, live=list(live), settled=max(history.settled, heard))
 
 
-async def _write_base(store: Store, key: str, record: EpochRecord) -> None:
+async def _write_base(store: Store, key: str, record: EpochRecord, version: Version) -> None:
     data = encode_record(record)
     for attempt in range(1, BASE_ATTEMPTS + 1):
-        found = await store.read(key)
-        if found.data == data:
-            return
         try:
-            await store.replace(key, data, found.version)
+            await store.replace(key, data, version)
         except (StoreUnavailable, VersionConflict):
             if attempt == BASE_ATTEMPTS:
                 raise
         else:
             return
+        found = await store.read(key)
+        if found.data == data:
+            return
+        version = found.version
 
 
 async def confirm(store: Store, ref: SessionRef, epoch: int) -> None:
     """Check in the archive that no newer epoch was claimed.
 
-    A claim creates the epoch above all that there are, so the next one is there if any newer is: one small read tells.
-
     Raises:
         Superseded: one was.
         StoreUnavailable: it cannot be told now.
     """
+    if await _has_newer(store, ref, epoch):
+        raise Superseded("another connection has taken over this session")
+
+
+async def _has_newer(store: Store, ref: SessionRef, epoch: int) -> bool:
+    # A claim creates the epoch above all that there are, so the next one is there if any newer is: one small read tells.
     try:
         await store.read(epoch_key(ref, epoch + 1))
     except ObjectMissing:
-        return
+        return False
     except ObjectCorrupt:
         _log.error("epoch_damaged", epoch=epoch + 1)  # and there all the same
-    raise Superseded("another connection has taken over this session")
+    return True
 
 
 async def _newest_epoch(store: Store, ref: SessionRef) -> int:
@@ -193,9 +206,12 @@ async def is_lost(store: Store, ref: SessionRef, epoch: int) -> bool:
     return False
 
 
-async def _create_epoch(store: Store, ref: SessionRef, claimant: Claimant) -> EpochRecord:
+async def _create_epoch(
+    store: Store, ref: SessionRef, claimant: Claimant, seen: History | None
+) -> tuple[EpochRecord, Version, History]:
+    """The claimant's epoch without a base, its version, and what of the session cannot change any more."""
     for _ in range(CLAIM_ATTEMPTS):
-        history = await load_history(store, ref)
+        history = seen or await load_history(store, ref, ends=False)
         if history is None:
             raise SessionNotFound
         if claimant.serial:
@@ -211,10 +227,12 @@ async def _create_epoch(store: Store, ref: SessionRef, claimant: Claimant) -> Ep
             subject=claimant.subject,
         )
         try:
-            await store.create(epoch_key(ref, epoch), encode_record(record))
+            version = await store.create(epoch_key(ref, epoch), encode_record(record))
         except ObjectExists:
+            seen = None
             continue
-        return record
+        based = [e for e in history.epochs if e.base is not None]
+        return record, version, replace(history, epochs=(*based, record))
     raise Superseded("too many connections claim this session at once")
 
 

@@ -15,7 +15,7 @@ from app.sessions.committer import Committer
 from app.sessions.courier import Courier, SessionNotes
 from app.sessions.deps import SessionDeps, unix_time
 from app.sessions.errors import Superseded
-from app.sessions.finals import FinalsBook
+from app.sessions.finals import RECENT_FINALS, FinalsBook
 from app.sessions.log_tail import Fenced, LogTail
 from app.sessions.ownership import Claim, confirm
 from app.telemetry.logs import logger
@@ -51,18 +51,23 @@ class Parts:
     transcriber: Transcriber | None
 
 
-async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim) -> Parts:
-    """Build the parts of the session that ``claim`` won. Nothing runs yet.
+async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim, after: int = 0) -> Parts:
+    """Build the parts of the session that ``claim`` won, for a speaker with the finals up to ``after``. Nothing runs yet.
 
     Raises:
-        StoreError, RecordCorrupt: the audio that the engine needs again cannot be read.
+        StoreError, RecordCorrupt: the audio that the engine needs again cannot be read, or the last finals.
     """
     ring, reader = await _ring_of(deps, ref, claim)
-    book = FinalsBook(epoch=claim.epoch, seq=claim.base.seq)
+    recent = await _recent(deps, ref, claim, after)
+    book = FinalsBook(epoch=claim.epoch, seq=claim.base.seq, recent=recent)
     courier = Courier(deps.metrics, deps.publisher, ref, epoch=claim.epoch, durable=claim.base.position)
     transcriber = None
     if reader is not None:
-        transcriber = await _transcriber(deps, ref, claim, ring=ring, reader=reader, courier=courier)
+        # Result ids stay unique over owners: they go on after the last final's.
+        ordinal = ordinal_of(recent[-1].final.id) + 1 if recent else 1
+        transcriber = _transcriber(
+            deps, ref, claim, ring=ring, reader=reader, courier=courier, ordinal=ordinal
+        )
     inherited = Ranges.from_wire(claim.history.live).clip(claim.base.position)
     notes = SessionNotes(book, inherited, transcriber)
     recorder = Recorder(
@@ -144,7 +149,7 @@ async def _ring_of(deps: SessionDeps, ref: SessionRef, claim: Claim) -> tuple[Ri
     start = max(min(claim.history.settled, end), end - REPLAY_SAMPLES) if _keeps_audio(claim) else end
     ring = Ring(start)
     reader = ring.add_reader("transcriber", start)
-    async for position, pcm in read_samples(deps.store, ref, claim.history, start, end):
+    for position, pcm in await read_samples(deps.store, ref, claim.history, start, end):
         ring.write(bytes(bytes_of(position - ring.head)))
         ring.write(pcm)
     if ring.head != end:
@@ -153,8 +158,15 @@ async def _ring_of(deps: SessionDeps, ref: SessionRef, claim: Claim) -> tuple[Ri
     return ring, reader
 
 
-async def _transcriber(
-    deps: SessionDeps, ref: SessionRef, claim: Claim, *, ring: Ring, reader: Reader, courier: Courier
+def _transcriber(
+    deps: SessionDeps,
+    ref: SessionRef,
+    claim: Claim,
+    *,
+    ring: Ring,
+    reader: Reader,
+    courier: Courier,
+    ordinal: int,
 ) -> Transcriber:
     record = claim.history.session
     return Transcriber(
@@ -172,7 +184,7 @@ async def _transcriber(
         reader=reader,
         sink=courier,
         language=record.language,
-        next_ordinal=await _next_ordinal(deps, ref, claim),
+        next_ordinal=ordinal,
         settled=claim.history.settled,
         clock=deps.clock,
         rng=deps.rng,
@@ -183,9 +195,10 @@ async def _transcriber(
     )
 
 
-async def _next_ordinal(deps: SessionDeps, ref: SessionRef, claim: Claim) -> int:
-    # Result ids stay unique over owners: they go on after the last final's.
-    last = claim.adopted
-    if not last and claim.base.seq:
-        last = await read_finals(deps.store, ref, claim.history, claim.base.seq - 1)
-    return ordinal_of(last[-1].final.id) + 1 if last else 1
+async def _recent(deps: SessionDeps, ref: SessionRef, claim: Claim, after: int) -> list[CommittedFinal]:
+    """The last finals before this owner, back to ``after`` if that is not too far, and at least one if there is any."""
+    seq = claim.base.seq
+    after = max(min(after, seq - 1), seq - RECENT_FINALS, 0)
+    archived = claim.history.seq
+    found = await read_finals(deps.store, ref, claim.history, after) if after < archived else []
+    return [final for final in (*found, *claim.adopted) if after < final.seq <= seq]

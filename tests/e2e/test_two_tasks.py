@@ -152,7 +152,7 @@ async def test_one_that_stood_still_finds_out_that_its_session_went_on_without_i
                     await asyncio.sleep(max(0.0, stopped_at + PATIENCE_SECONDS - loop.time()))
                     told = len(old.heard)
                     a.server.process.send_signal(signal.SIGCONT)
-                    assert await old.closed() == CloseCode.SUPERSEDED
+                    assert await old.closed() == CloseCode.RESTARTING
                     assert (
                         max([m.durable for m in old.heard[told:] if hasattr(m, "durable")], default=0)
                         <= 4 * SECOND // 2

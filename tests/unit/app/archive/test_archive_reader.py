@@ -48,7 +48,7 @@ async def told(store: WatchedStore) -> History:
 
 
 async def pcm_of(store: WatchedStore, history: History, start: int, end: int) -> list[tuple[int, bytes]]:
-    return [(at, bytes(pcm)) async for at, pcm in read_samples(store, REF, history, start, end)]
+    return [(at, bytes(pcm)) for at, pcm in await read_samples(store, REF, history, start, end)]
 
 
 async def test_a_session_that_is_not_there_has_no_history(store: WatchedStore) -> None:

@@ -273,6 +273,36 @@ async def test_a_session_goes_on_at_another_task_and_comes_back(tmp_path: Path) 
             assert (completed["samples"], completed["coverage"]["missing"]) == (3 * SECOND, [])
 
 
+TAKING_OVER_CALLS = 12
+"""Requests to the archive for a session of another task: when a task dies, the others make them for all its sessions at once."""
+
+
+@in_virtual_time
+async def test_taking_a_session_over_costs_few_requests_however_long_it_is(tmp_path: Path) -> None:
+    async with disk(tmp_path) as inner:
+        await Scribe(inner).session()
+        log, rows = MemoryLog(), Rows()
+        worlds = [
+            World(inner, task=task, log=log, rows=rows, engine=ScriptedEngine())
+            for task in ("task-a", "task-b")
+        ]
+        async with worlds[0].running(), worlds[1].running():
+            speaker = await worlds[0].speaker()
+            for minute, world in enumerate(worlds[::-1] * 2, 1):
+                for word in range(1, 31):
+                    await speaker.say(tone(word % 9 + 1))
+                    await asyncio.sleep(2)
+                speaker.read()
+                assert speaker.seqs()[-1] == 30 * minute
+                world.store.calls.clear()
+                speaker = await world.speaker(speaker.resume_ticket, after=30 * minute - 2)
+                calls = [call for call in world.store.calls if "/_tasks/" not in call[1]]
+                assert speaker.ready.epoch == minute + 1
+                speaker.read()
+                assert speaker.seqs() == [30 * minute - 1, 30 * minute]
+                assert len(calls) <= TAKING_OVER_CALLS, calls
+
+
 @in_virtual_time
 async def test_a_fenced_task_does_not_finish_what_another_one_goes_on_with(tmp_path: Path) -> None:
     async with disk(tmp_path) as inner:
