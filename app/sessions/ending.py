@@ -10,8 +10,9 @@ from app.archive.finisher import Finish, finish
 from app.archive.reader import load_history, read_finals
 from app.archive.records import Manifest
 from app.archive.store import StoreUnavailable
-from app.sessions.deps import SessionDeps
+from app.sessions.deps import SessionDeps, unix_time
 from app.sessions.errors import SessionNotFound
+from app.sessions.speaker import RESUMES_MAX, RESUMES_SECONDS
 from app.telemetry.logs import logger
 from audio.coverage import Ranges
 from tenants.terms import SessionRef
@@ -38,13 +39,18 @@ class Ending(StrEnum):
 async def is_outranked(deps: SessionDeps, ref: SessionRef, serial: int) -> bool:
     """Whether a newer ticket than that of ``serial`` was used for a session that was lost.
 
-    With the same ticket it may be its speaker itself that came back, or a call of its own that came very late.
+    With the same ticket it may be its speaker itself that came back, or a call of its own that came very late; or, where it
+    was claimed with it over and over, a second client, which would take it from the first for ever.
     """
     try:
         history = await load_history(deps.store, ref)
     except StoreUnavailable:
         return False
-    return history is not None and any(epoch.serial > serial for epoch in history.epochs)
+    if history is None:
+        return False
+    claimed = [unix_time(epoch.claimed_at) for epoch in history.epochs if epoch.serial == serial]
+    contested = len(claimed) > RESUMES_MAX and claimed[-1] - claimed[-1 - RESUMES_MAX] < RESUMES_SECONDS
+    return contested or any(epoch.serial > serial for epoch in history.epochs)
 
 
 async def finish_owned(

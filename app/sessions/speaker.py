@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
 from app.protocol.close import CloseCode
@@ -13,6 +14,11 @@ from audio.ring import Ring, WindowExceeded
 
 IDLE_SECONDS = 60.0
 """A connection without audio, ping or pause for so long is closed."""
+
+RESUMES_MAX = 5
+RESUMES_SECONDS = 60.0
+"""Within so many seconds so many connections that spoke may be sent back for one with the same ticket. More of them are two
+clients, which would take the session from each other for ever."""
 
 
 class SpeakerRequests(Protocol):
@@ -41,6 +47,8 @@ class SpeakerSide:
     def __init__(self, ring: Ring, book: FinalsBook, requests: SpeakerRequests) -> None:
         self._ring, self._book, self._requests = ring, book, requests
         self._announced = ring.limit
+        self._has_spoken = False
+        self._sent_back: deque[float] = deque(maxlen=RESUMES_MAX)
         self.link: Link | None = None
         self.stop_at: int | None = None
 
@@ -48,16 +56,15 @@ class SpeakerSide:
         """``link`` is the speaker from now on; the one before is told so and closed.
 
         With the same ticket it may be the one before that lives, and ``link`` a call of its own that came very late: it is told
-        to resume, which it does if it is still there.
+        to resume, which it does if it is still there; but see RESUMES_MAX.
         """
         if self.link is not None:
-            newer = link.serial > self.link.serial
             self.link.close(
                 Closing(CloseCode.SUPERSEDED, "superseded", "a newer connection speaks in this session")
-                if newer
+                if link.serial > self.link.serial or self._is_contested(link.last_heard)
                 else Closing(CloseCode.RESTARTING, "resumed", "the session was resumed elsewhere; resume")
             )
-        self.link = link
+        self.link, self._has_spoken = link, False
         self._announced = self._ring.limit
 
     def detach(self, link: Link) -> bool:
@@ -159,6 +166,15 @@ class SpeakerSide:
     def _must_speak(self, link: Link) -> None:
         if link is not self.link:
             raise Closing(CloseCode.SUPERSEDED, "superseded", "a newer connection speaks in this session")
+        self._has_spoken = True
+
+    def _is_contested(self, now: float) -> bool:
+        if not self._has_spoken:
+            return False  # a late call, and nobody behind it
+        sent_back = self._sent_back
+        contested = len(sent_back) == RESUMES_MAX and now - sent_back[0] < RESUMES_SECONDS
+        sent_back.append(now)
+        return contested
 
     def _stop(self, position: int | None) -> None:
         head = self._ring.head

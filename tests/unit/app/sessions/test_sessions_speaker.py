@@ -9,7 +9,7 @@ import pytest
 from app.protocol.close import CloseCode
 from app.sessions.finals import RECENT_FINALS, FinalsBook
 from app.sessions.link import ACK_SECONDS, Closing, Link
-from app.sessions.speaker import IDLE_SECONDS, SpeakerSide
+from app.sessions.speaker import IDLE_SECONDS, RESUMES_MAX, RESUMES_SECONDS, SpeakerSide
 from audio.pcm import FRAME_BYTES_MAX
 from audio.ring import RING_SAMPLES, Ring
 from audio.transcript import Partial
@@ -349,6 +349,28 @@ def test_a_newer_connection_takes_the_place_of_the_older_one(
         assert refused(act).code is CloseCode.SUPERSEDED
     assert rig.ring.head == 10
     assert rig.requests.asked == ["audio"]
+
+
+def test_one_that_speaks_is_sent_back_for_the_same_ticket_only_so_often_in_a_minute() -> None:
+    rig, codes = Rig(), []
+    for n in range(2 * RESUMES_MAX):
+        rig.audio(1, now=n)
+        old, rig.link = rig.link, rig.join(now=n)
+        codes.append(old.close_code)
+    assert codes == [CloseCode.RESTARTING] * RESUMES_MAX + [CloseCode.SUPERSEDED] * RESUMES_MAX
+    rig.audio(1)
+    old, rig.link = rig.link, rig.join(now=2 * RESUMES_MAX + RESUMES_SECONDS)
+    assert old.close_code is CloseCode.RESTARTING
+
+
+def test_calls_that_came_late_and_say_nothing_do_not_count() -> None:
+    rig = Rig()
+    for n in range(5 * RESUMES_MAX):
+        old, rig.link = rig.link, rig.join(now=n)
+        assert old.close_code is CloseCode.RESTARTING
+    rig.text(type="ping", id=1)
+    old, rig.link = rig.link, rig.join()
+    assert old.close_code is CloseCode.RESTARTING
 
 
 def test_a_superseded_connection_that_goes_takes_nobody_with_it() -> None:
