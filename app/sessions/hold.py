@@ -21,28 +21,31 @@ class GivenUp(Exception):
 
 
 class Hold:
-    """One owner's hold on its session, sure when it is made. Times are of ``clock``, which is monotonic, in seconds."""
+    """One owner's hold on its session, sure when it is made. Times are of ``clock``, which is monotonic, in seconds.
+
+    ``confirmed_at``: when whoever confirmed it last was asked.
+    """
 
     def __init__(self, pulse: Pulse, clock: Callable[[], float], window: float) -> None:
         self._pulse, self._clock = pulse, clock
         self._seconds = window * CONFIRMED_SHARE
-        self._confirmed_at = clock()
+        self.confirmed_at = clock()
         self._lost = asyncio.Event()
         self._loss: Exception | None = None
 
     def confirm(self, asked_at: float) -> None:
         """Whoever was asked at ``asked_at`` knew of no newer owner."""
-        self._confirmed_at = max(self._confirmed_at, asked_at)
+        self.confirmed_at = max(self.confirmed_at, asked_at)
 
     @property
     def lasts(self) -> bool:
         """Whether it was confirmed not too long ago."""
-        return self._clock() - self._confirmed_at < self._seconds
+        return self._clock() - self.confirmed_at < self._seconds
 
     @property
     def is_sure(self) -> bool:
         """Whether anything may be promised: it lasts, and this process has not stood still since it was confirmed."""
-        return self.lasts and self._pulse.trusts(self._confirmed_at, self._clock())
+        return self.lasts and self._pulse.trusts(self.confirmed_at, self._clock())
 
     def lose(self, loss: Exception) -> None:
         """The session is to be let go at once, promising nothing more; the first reason stands."""

@@ -57,6 +57,8 @@ class Vigil:
         # Who finishes a session finds out by itself.
         sessions = [s for s in self._sessions() if s.ending in {None, Ending.RELEASED}]
         doubtful = await self._ask_board(sessions, asked)
+        # Those whom a slow archive did not get to in the round before come first in this one.
+        doubtful.sort(key=lambda session: session.hold.confirmed_at)
         try:
             async with asyncio.timeout(max(self._every, ROUND_SECONDS_MIN)):
                 await bounded_map(lambda s: self._ask_archive(s, asked), doubtful, limit=PARALLEL_CONFIRMS)

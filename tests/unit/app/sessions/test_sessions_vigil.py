@@ -9,6 +9,7 @@ from app.archive.store import StoreUnavailable
 from app.archive.verify import verify
 from app.sessions.deps import SessionLimits
 from app.sessions.ownership import Claimant, claim
+from tenants.terms import SessionRef
 from tests.support.archives import REF, Scribe, disk, sound
 from tests.support.inline_loop import in_virtual_time
 from tests.support.memory_log import MemoryLog
@@ -146,6 +147,30 @@ async def test_a_newer_owner_that_the_log_never_heard_of_is_found_by_its_tasks_r
             assert first.closed == 4409
             assert second.closed is None
             assert two.manager.owned(REF) is second.session
+
+
+@in_virtual_time
+async def test_an_archive_that_is_only_slow_confirms_everybody_in_turn(tmp_path: Path) -> None:
+    refs = [SessionRef(REF.clinic_id, f"01890a5d-ac96-774b-bcce-{n:012x}") for n in range(20)]
+    async with disk(tmp_path) as inner:
+        for ref in refs:
+            await Scribe(inner, ref).session()
+        world = World(inner, limits=SessionLimits(resume_window_seconds=16.0))
+        async with world.running():
+            speakers = [await world.speaker(world.ticket(10, ref)) for ref in refs]
+            world.log.away = True
+
+            async def slow(verb: str, key: str) -> None:
+                if verb == "read" and "/epochs/" in key:
+                    await asyncio.sleep(0.9)
+
+            world.store.before = slow
+            for _ in range(40):
+                await asyncio.sleep(1)
+                for speaker in speakers:
+                    speaker.text(type="ping")
+                    speaker.read()
+            assert [speaker.closed for speaker in speakers] == [None] * len(refs)
 
 
 # Zombies --------------------------------------------------------------------------------------------------------------
