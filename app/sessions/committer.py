@@ -20,6 +20,9 @@ from audio.transcript import CommittedFinal, Final
 CATCH_UP_SECONDS: Constant = 1.0
 """Between two attempts to bring a log up to date that did not answer."""
 
+CHECK_SECONDS: Constant = 5.0
+"""In a session in which nothing is said, between two looks whether the log has lost what it was given."""
+
 
 class CommitterEvents(Protocol):
     """Whom the committer tells; synchronous and quick."""
@@ -104,7 +107,7 @@ class Committer:
         while not self._waiting:
             self._wake.clear()
             if self._tail.in_step:
-                await self._wake.wait()
+                await self._look_now_and_then()
                 continue
             try:
                 done = await self._tail.append()
@@ -114,6 +117,14 @@ class Committer:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(CATCH_UP_SECONDS):
                         await self._wake.wait()
+
+    async def _look_now_and_then(self) -> None:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            with suppress(LogUnavailable):
+                await self._tail.check()
 
     async def _commit(self, batch: list[CommittedFinal]) -> None:
         try:

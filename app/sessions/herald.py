@@ -53,6 +53,7 @@ class Herald:
 
     def owe(self, ref: SessionRef, tail: LogTail) -> None:
         """``ref`` is finished: the log gets the finals that it lacks before it is told of that, and need keep none of them."""
+        tail.unburden()
         self._owed[ref.session_id] = tail
 
     def forget(self, ref: SessionRef) -> None:
@@ -111,6 +112,7 @@ class Herald:
             return
         try:
             async with asyncio.timeout(OWED_SECONDS):
+                await tail.check()
                 if not await tail.append():
                     raise _Unpaid
                 await tail.archived(item.finals)

@@ -63,6 +63,7 @@ class LogTail:
         self._log, self._ref, self._epoch, self._task = log, ref, epoch, task
         self._book, self._confirm, self._earlier = book, confirm, earlier
         self._at, self._fence = at, fence
+        self._own = 0
 
     @property
     def in_step(self) -> bool:
@@ -77,9 +78,29 @@ class LogTail:
         """
         await self._log.archived(self._ref, self._epoch, seq)
 
+    async def check(self) -> None:
+        """Find out whether the log has lost its end: the last final that this owner committed is offered again.
+
+        Where it is there, that changes nothing. An older owner's is not asked for: had it been lost, so were the
+        announcement of this one, which came after it.
+
+        Raises:
+            Fenced, LogUnavailable: as ``append``.
+        """
+        if self._at is None or self._at != self._own:
+            return
+        last = self._book.since(self._at - 1)
+        if last and not await self._commit(last):
+            self.forgotten()
+
     def forgotten(self) -> None:
         """The log was emptied, or knows an older owner: it is told anew by the next call."""
         self._at = None
+
+    def unburden(self) -> None:
+        """The session is over: the finals that the log lacks are kept by the archive, and but the last no more in memory."""
+        seq = self._book.numbered
+        self._book = FinalsBook(epoch=self._epoch, seq=seq, recent=self._book.since(seq - 1) or ())
 
     async def append(self, batch: Sequence[CommittedFinal] = ()) -> bool:
         """Append what the log lacks, then ``batch``, which the book does not hold yet.
@@ -124,6 +145,7 @@ class LogTail:
         return at
 
     async def _announce(self, seq: int) -> Announced:
+        self._own = 0
         found = await self._log.announce(self._ref, self._epoch, seq, self._task)
         if found is None:
             raise Fenced
@@ -136,5 +158,5 @@ class LogTail:
         if outcome is CommitOutcome.STALE:
             raise Fenced
         if outcome is CommitOutcome.COMMITTED:
-            self._at = finals[-1].seq
+            self._at = self._own = finals[-1].seq
         return outcome is CommitOutcome.COMMITTED

@@ -12,6 +12,7 @@ from app.archive.reader import read_finals
 from app.archive.store import ObjectCorrupt, ObjectMissing, StoreError
 from app.events.log import Announced
 from app.protocol.rest import SessionItem
+from app.sessions.committer import CHECK_SECONDS
 from app.sessions.deps import SessionLimits
 from app.sessions.log_tail import TOLD_AGAIN, log_position
 from tests.support.archives import CREATED_AT, REF
@@ -87,6 +88,36 @@ async def test_a_log_that_was_emptied_hears_of_a_quiet_session_by_itself(tmp_pat
             await asyncio.sleep(0.5)
         assert await world.log.epochs([REF]) == [speaker.ready.epoch]
         assert followed(world) == ["w1"]
+
+
+@pytest.mark.parametrize("left", [2, 1, 0])
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_log_that_lost_its_end_has_it_again_though_nothing_more_is_said(
+    tmp_path: Path, left: int, ends: bool
+) -> None:
+    @in_virtual_time
+    async def scenario() -> None:
+        async with one_task(tmp_path, engine=ScriptedEngine(), limits=LIMITS) as world:
+            speaker = await world.speaker()
+            for number in (1, 2, 3):
+                await speaker.say(tone(number))
+                await speaker.until("final")
+            await asyncio.sleep(1)
+            world.log.forget_after(REF, left)
+            del world.log.followed[REF][left:]
+            if ends:
+                speaker.text(type="stop")
+                await speaker.until("completed")
+                await asyncio.sleep(1)
+                assert told(world)[-1] == "session.completed"
+            else:
+                for _ in range(int(CHECK_SECONDS) + 2):
+                    speaker.text(type="ping")
+                    await asyncio.sleep(1)
+            assert followed(world) == await archived(world) == ["w1", "w2", "w3"]
+            assert [final.seq for final in world.log.committed] == [1, 2, 3]
+
+    scenario()
 
 
 @pytest.mark.parametrize("error", [ObjectMissing, ObjectCorrupt])
