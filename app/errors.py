@@ -16,7 +16,7 @@ from app.archive.store import StoreUnavailable
 from app.auth.entries import EntriesUnavailable
 from app.auth.principal import AuthError, Forbidden
 from app.auth.tokens import KeysUnavailable
-from app.events.hub import HubDraining
+from app.events.hub import ClinicFull, HubDraining, HubFull
 from app.events.log import LogUnavailable
 from app.protocol.close import RETRYABLE, CloseCode
 from app.protocol.rest import Problem
@@ -123,6 +123,20 @@ _TABLE: Final[Mapping[type[BaseException], _Rule]] = {
         "draining",
         "this server goes away; try again to reach another",
     ),
+    HubFull: _Rule(
+        503,
+        "No room for a new observer",
+        CloseCode.DEPENDENCY,
+        "full",
+        "this server carries all the observers it may; try again to reach another",
+    ),
+    ClinicFull: _Rule(
+        429,
+        "The clinic's limit is reached",
+        CloseCode.QUOTA,
+        "quota",
+        "the clinic has all the observers it may have here; close one, or try again later",
+    ),
     KeysUnavailable: _down("identity provider", "keys_unavailable"),
     msgspec.ValidationError: _Rule(
         422, "The body is not as it should be", CloseCode.MALFORMED, "invalid_body"
@@ -148,7 +162,8 @@ def refusal(error: BaseException) -> Refusal:
         detail=rule.detail or str(error) or rule.title,
         close_code=rule.close_code,
         headers=_headers(rule.status, error),
-        elsewhere=isinstance(error, (Busy, HubDraining)) and rule.status == HTTPStatus.SERVICE_UNAVAILABLE,
+        elsewhere=isinstance(error, (Busy, HubDraining, HubFull))
+        and rule.status == HTTPStatus.SERVICE_UNAVAILABLE,
     )
 
 
@@ -199,7 +214,7 @@ async def reject_websocket(scope: MutableMapping[str, Any], send: Send, reason: 
 def _headers(status: int, error: BaseException) -> dict[str, str]:
     if isinstance(error, Busy):
         return {"Retry-After": str(error.retry_after)}
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+    if status in {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}:
         return {"Retry-After": str(RETRY_AFTER_SECONDS)}
     if isinstance(error, AuthError):
         # RFC 6750, section 3.1: no error word when no token was sent at all.

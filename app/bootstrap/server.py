@@ -27,7 +27,7 @@ from app.auth.tokens import JwtVerifier
 from app.bootstrap.speech import speech_of
 from app.bootstrap.storage import bucket, clinic_registry, development_issuer, keys_of
 from app.config import Settings
-from app.events.hub import Hub
+from app.events.hub import Hub, HubLimits
 from app.events.log import LogUnavailable
 from app.services import Services
 from app.sessions.admission import Desk
@@ -82,7 +82,8 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         manager = SessionManager(deps, tickets, herald)
         recovery = Recovery(deps, manager)
         source = RedisSource(redis, keys)
-        hub = Hub(source, metrics)
+        limits = HubLimits(settings.max_observers, settings.max_clinic_observers)
+        hub = Hub(source, metrics, limits=limits)
         await stack.enter_async_context(
             manager.running(recovery.run, batch.run, source.run, hub.run, *speech.beside)
         )

@@ -123,6 +123,16 @@ class CoreSettings(BaseSettings):
     max_sessions: int = setting(
         500, "sessions at once; further new ones get 503", "a number from 1 to 100000", ge=1, le=100_000
     )
+    max_observers: int = setting(
+        2000, "observers at once; further ones get 503", "a number from 1 to 100000", ge=1, le=100_000
+    )
+    max_clinic_observers: int = setting(
+        500,
+        "observers of one clinic at one server; further ones get 429",
+        "a number from 1 to 100000",
+        ge=1,
+        le=100_000,
+    )
     segment_seconds: float = setting(
         5.0,
         "how often audio becomes durable, from 1 to 12: the ring of 16.384 s must keep room",

@@ -31,17 +31,39 @@ class _Used:
     users: int = 0
 
 
+@dataclass(frozen=True)
+class HubLimits:
+    """How many may observe on one task at once: altogether, and of one clinic. Those about to begin count as well."""
+
+    observers: int = 2_000
+    of_clinic: int = 500
+
+
 class HubDraining(Exception):
     """This task goes away and takes no new observer."""
+
+
+class HubFull(Exception):
+    """This task has all the observers that it may have; another may have room."""
+
+
+class ClinicFull(Exception):
+    """The clinic has all the observers that it may have on one task."""
 
 
 class Hub:
     """One per process. Observers are taken while ``run`` runs; who drains a task ends them with ``drain``."""
 
     def __init__(
-        self, source: EventSource, metrics: Metrics, clock: Callable[[], float] = time.monotonic
+        self,
+        source: EventSource,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        limits: HubLimits | None = None,
     ) -> None:
         self._source, self._metrics, self._clock = source, metrics, clock
+        self._limits = limits or HubLimits()
         self._feeds: dict[ClinicId, _Used] = {}
         self._group: asyncio.TaskGroup | None = None
         self._draining = False
@@ -61,7 +83,7 @@ class Hub:
         """A place for an observer, given back at the end of the block.
 
         Raises:
-            HubDraining: see there.
+            HubDraining, HubFull, ClinicFull: see there.
             LogUnavailable: the clinic's events cannot be had now.
         """
         used = self._take(clinic_id)
@@ -109,6 +131,7 @@ class Hub:
     def _take(self, clinic_id: ClinicId) -> _Used:
         self._require_open()
         used = self._feeds.get(clinic_id)
+        self._require_room(used)
         if used is None:
             if self._group is None:
                 raise LogUnavailable("events are not followed")
@@ -124,6 +147,12 @@ class Hub:
             del self._feeds[clinic_id]
             self._source.unfollow(clinic_id)
             used.task.cancel()
+
+    def _require_room(self, used: _Used | None) -> None:
+        if used is not None and used.users >= self._limits.of_clinic:
+            raise ClinicFull
+        if sum(used.users for used in self._feeds.values()) >= self._limits.observers:
+            raise HubFull
 
     def _require_open(self) -> None:
         if self._draining:

@@ -138,7 +138,9 @@ async def run(count: int, seconds: float, per_second: float) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kikitori-bench-")))
         redis = stack.enter_context(running(port=free_ports(1)[0]))
         url = f"redis://127.0.0.1:{redis.port}"
-        server = await stack.enter_async_context(ServerProcess(folder / "data", engine="null", redis_url=url))
+        server = await stack.enter_async_context(
+            ServerProcess(folder / "data", engine="null", redis_url=url, max_clinic_observers=str(count))
+        )
         client = redis_client(url)
         stack.push_async_callback(client.aclose)
         batch = RedisBatch(servers_of(client), LogUnavailable)

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import pytest_asyncio
 import uuid6
+from websockets.exceptions import InvalidStatus
 
 from app.adapters.dev_issuer import DevIssuer
 from app.adapters.local_keys import LocalKeys
@@ -301,6 +302,36 @@ async def test_while_redis_is_away_observers_stay_and_are_told_and_a_ticket_keep
             assert (await socket.until("session.created"))["sessionId"] == created.session_id
         async with observing(events_url(server), kept):
             pass
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_beyond_its_limits_a_server_takes_no_observer_and_no_ticket(
+    server_factory: StartServer,
+) -> None:
+    limits = {"max_observers": "2", "max_clinic_observers": "1"}
+    async with server_factory(engine="null", **limits) as server:
+        for clinic in ("north", "south", "west"):
+            await server.token(clinic)
+        kept = await clinic_ticket(server, "north")
+        async with observing(events_url(server), await clinic_ticket(server, "north")):
+            answer = await refusal(events_url(server), kept)
+            problem_of(answer, 429, "quota")
+            assert answer.headers["Retry-After"] == "2"
+            async with observing(events_url(server), await clinic_ticket(server, "south")):
+                west = minted(server, "west", Scope.READ)
+                problem_of(await refusal(events_url(server), bearer=west), 503, "full")
+        # A place is free as soon as the server has seen who had it go.
+        async with asyncio.timeout(10):
+            while not await entered(events_url(server), kept):
+                continue
+
+
+async def entered(url: str, ticket: str) -> bool:
+    try:
+        async with observing(url, ticket):
+            return True
+    except InvalidStatus:
+        return False
 
 
 @pytest.mark.asyncio(loop_scope="function")

@@ -10,7 +10,7 @@ from app.auth.entries import EntriesUnavailable
 from app.auth.principal import AuthError, Forbidden
 from app.auth.tokens import KeysUnavailable
 from app.errors import Refused, problem_body, refusal, refused, reject_websocket, status_refusal
-from app.events.hub import HubDraining
+from app.events.hub import ClinicFull, HubDraining, HubFull
 from app.events.log import LogUnavailable
 from app.protocol.close import CloseCode
 from app.sessions import errors
@@ -35,6 +35,8 @@ TABLE = [
     (RegistryUnavailable("clinics.json is broken"), 503, "registry_unavailable", CloseCode.DEPENDENCY),
     (LogUnavailable("gone"), 503, "log_unavailable", CloseCode.DEPENDENCY),
     (EntriesUnavailable("gone"), 503, "tickets_unavailable", CloseCode.DEPENDENCY),
+    (HubFull(), 503, "full", CloseCode.DEPENDENCY),
+    (ClinicFull(), 429, "quota", CloseCode.QUOTA),
     (HubDraining(), 503, "draining", CloseCode.DEPENDENCY),
     (KeysUnavailable("gone"), 503, "keys_unavailable", CloseCode.DEPENDENCY),
     (msgspec.ValidationError("Expected `str`"), 422, "invalid_body", CloseCode.MALFORMED),

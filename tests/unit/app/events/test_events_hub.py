@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from structlog.testing import capture_logs
 
 from app.events import feed as feed_module
 from app.events import hub as hub_module
-from app.events.hub import Hub, HubDraining
+from app.events.hub import ClinicFull, Hub, HubDraining, HubFull, HubLimits
 from app.events.log import LogUnavailable
 from app.events.model import START, Cursor, LivePartial, LogEvent
 from app.events.observer import Observer
@@ -22,7 +23,7 @@ from tenants.clinic import ClinicId
 from tests.support.events import HERE, final_event, life_event, live_partial
 from tests.support.memory_source import MemorySource
 
-NORTH = ClinicId("north")
+NORTH, SOUTH = ClinicId("north"), ClinicId("south")
 
 
 @pytest.fixture(autouse=True)
@@ -224,9 +225,55 @@ async def test_nobody_gets_in_while_the_log_is_away_or_nothing_runs(source: Memo
         task.cancel()
 
 
-async def enter(hub: Hub) -> None:
-    async with hub.observing(NORTH, None, None):
+async def enter(hub: Hub, clinic: ClinicId = NORTH) -> None:
+    async with hub.observing(clinic, None, None):
         raise AssertionError
+
+
+@asynccontextmanager
+async def limited(source: MemorySource, observers: int, of_clinic: int) -> AsyncIterator[Hub]:
+    hub = Hub(source, Metrics(), limits=HubLimits(observers, of_clinic))
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(hub.run())
+        await asyncio.sleep(0)
+        yield hub
+        task.cancel()
+
+
+async def test_one_clinic_takes_the_room_of_no_other(source: MemorySource) -> None:
+    async with limited(source, observers=10, of_clinic=2) as hub, hub.observing(NORTH, None, None):
+        async with hub.observing(NORTH, HERE, None):
+            with pytest.raises(ClinicFull):
+                await enter(hub)
+            async with hub.observing(SOUTH, None, None):
+                pass
+        async with hub.observing(NORTH, None, None):
+            pass
+
+
+async def test_a_task_has_only_so_many_observers_of_all_clinics(source: MemorySource) -> None:
+    async with limited(source, observers=2, of_clinic=2) as hub, hub.observing(NORTH, None, None):
+        async with hub.observing(SOUTH, None, None):
+            for clinic in (NORTH, SOUTH, ClinicId("west")):
+                with pytest.raises(HubFull):
+                    await enter(hub, clinic)
+            assert set(source.followers) == {NORTH, SOUTH}
+        async with hub.observing(ClinicId("west"), None, None):
+            pass
+
+
+async def test_those_who_wait_for_their_feed_count_as_well(source: MemorySource) -> None:
+    source.gate.clear()
+    async with limited(source, observers=10, of_clinic=1) as hub, asyncio.TaskGroup() as group:
+        waiting = group.create_task(enter(hub))
+        await asyncio.sleep(0)
+        with pytest.raises(ClinicFull):
+            await enter(hub)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        source.gate.set()
+        async with hub.observing(NORTH, None, None):
+            pass
 
 
 async def test_draining_sends_all_away_after_what_waits_and_lets_nobody_in(
