@@ -16,12 +16,21 @@ from app.protocol.messages import Completed, FinalMessage, Flush, Flushed, Pause
 from tenants.clinic import ClinicId
 from tests.support.aws_emulator import started
 from tests.support.captioned import Pair, resuming, talking, two_servers, utterances
-from tests.support.raw_socket import eventually, problem_of
+from tests.support.outages import (
+    SETTLE_SECONDS,
+    assert_no_new_sessions,
+    assert_ready,
+    assert_seen,
+    finals,
+    safe,
+    said,
+)
+from tests.support.raw_socket import eventually
 from tests.support.redis_cluster import free_ports
 from tests.support.redis_server import RedisServer
 from tests.support.redis_server import running as redis_running
-from tests.support.speaking import Person, Speaking, assert_complete, assert_finals_hold, cut_off, running
-from tests.support.watching import BEGINNING, Watching, watching
+from tests.support.speaking import assert_complete, assert_finals_hold, cut_off, running
+from tests.support.watching import BEGINNING, watching
 from tests.support.wire import wire
 
 pytestmark = [
@@ -31,8 +40,6 @@ pytestmark = [
 ]
 
 PCM = utterances(40)
-NEW = {"language": "en-US"}
-SETTLE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -69,44 +76,6 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
             yield Place(server, pair)
 
 
-async def finals(speaking: Speaking, more: int) -> None:
-    """Wait for so many more finals."""
-    wanted = len(speaking.finals) + more
-    await speaking.until(lambda one: len(one.finals) >= wanted)
-
-
-async def safe(speaking: Speaking, seconds: float) -> None:
-    """Wait until so much more audio is."""
-    wanted = speaking.acked.durable + seconds * 16_000
-    await speaking.until(lambda one: one.acked.durable >= wanted)
-
-
-async def assert_no_new_sessions(person: Person) -> None:
-    """It lives, is not ready, and says so to whoever wants a new session."""
-    problem_of(await person.http.post("/v1/sessions", json=NEW), 503, "index_unavailable")
-    answer = await eventually(lambda: person.http.get("/readyz"), lambda a: a.status_code == 503)
-    assert answer.json()["checks"]["redis"] == "unavailable"
-    assert int(answer.headers["retry-after"]) > 0
-    assert (await person.http.get("/healthz")).status_code == 200
-
-
-async def assert_ready(person: Person, watcher: Watching) -> None:
-    """It takes new sessions again, lists them, and tells observers of them."""
-    answer = await eventually(
-        lambda: person.http.get("/readyz"), lambda a: a.status_code == 200, SETTLE_SECONDS
-    )
-    assert answer.json()["checks"]["redis"] == "ok"
-    created = await person.create()
-    await watcher.until(lambda one: "session.created" in one.lives[created.session_id])
-    assert (await person.listed())[created.session_id] == "created"
-
-
-def said(speaking: Speaking) -> bytes:
-    """What somebody who was stopped had said by then."""
-    assert speaking.completed is not None
-    return PCM[: speaking.completed.samples * 2]
-
-
 async def test_redis_dies_and_comes_back_empty(place: Place) -> None:
     async with place.pair.people("dies") as (a, b), watching(a) as here, watching(b) as there:
         created = await a.create()
@@ -138,18 +107,10 @@ async def test_redis_dies_and_comes_back_empty(place: Place) -> None:
         for watcher in (here, there):
             await assert_seen(watcher, resumed)
             assert watcher.notices == ["events_degraded", "events_recovered"]
-        await assert_complete(b, resumed, said(resumed))
+        await assert_complete(b, resumed, said(resumed, PCM))
         for person, watcher in ((a, there), (b, here)):
             await assert_ready(person, watcher)
             assert (await person.listed())[created.session_id] == "completed"
-
-
-async def assert_seen(watcher: Watching, speaking: Speaking) -> None:
-    """An observer gets the session to its end, and exactly what its speaker got."""
-    await watcher.until(lambda one: "session.completed" in one.lives[speaking.session_id])
-    await watcher.until_told(speaking.session_id, speaking.finals)
-    assert watcher.lives[speaking.session_id][-1] == "session.completed"
-    assert watcher.rewinds == 0
 
 
 async def test_redis_hangs_while_one_goes_on_and_one_comes_to_the_end(place: Place) -> None:
@@ -177,7 +138,7 @@ async def test_redis_hangs_while_one_goes_on_and_one_comes_to_the_end(place: Pla
         for person, speaking in ((a, lasting), (b, ending)):
             assert speaking.rewinds == 0
             await assert_seen(there, speaking)
-            await assert_complete(person, speaking, said(speaking))
+            await assert_complete(person, speaking, said(speaking, PCM))
         assert there.notices == ["events_degraded", "events_recovered"]
         await assert_ready(a, there)
 
@@ -214,7 +175,7 @@ async def test_redis_is_emptied(place: Place) -> None:
         await there.until_told(silent.session_id, quiet)
         await assert_seen(there, speaking)
         assert speaking.rewinds == 0
-        await assert_complete(a, speaking, said(speaking))
+        await assert_complete(a, speaking, said(speaking, PCM))
         assert_finals_hold(quiet, (await a.transcript(silent.session_id)).finals)
         await there.until(
             lambda one: all("session.completed" in one.lives[s.session_id] for s in (created, silent))

@@ -15,6 +15,7 @@ from app.client.session import StreamOptions
 from app.protocol.messages import Ready
 from app.protocol.rest import SessionCreated
 from tests.support.aws_emulator import KEYS, Emulator
+from tests.support.redis_cluster import free_ports
 from tests.support.server import ServerProcess
 from tests.support.speaking import Person, Speaking
 
@@ -49,9 +50,9 @@ class Pair:
 
 @asynccontextmanager
 async def two_servers(
-    folder: Path, redis_url: str, emulator: Emulator, **settings: str
+    folder: Path, redis_url: str, emulator: Emulator, *, door: int | None = None, **settings: str
 ) -> AsyncIterator[Pair]:
-    """Two servers on one data folder."""
+    """Two servers on one data folder. ``door``: a port of the loopback address that may lead to either."""
     environment = {
         "SSL_CERT_FILE": str(emulator.authority),
         "AWS_ACCESS_KEY_ID": KEYS.access_key,
@@ -66,7 +67,10 @@ async def two_servers(
     }
     async with AsyncExitStack() as stack:
         servers = []
-        for task in ("a", "b"):
+        for task, port in zip(("a", "b"), free_ports(2), strict=True):
+            if door is not None:
+                hosts = f"127.0.0.1:{port},127.0.0.1:{door}"
+                settings |= {"port": str(port), "allowed_hosts": hosts}
             server = ServerProcess(folder / "data", environment=environment, task_id=task, **settings)
             server.log_path = folder / f"{task}.log"
             servers.append(await stack.enter_async_context(server))

@@ -27,6 +27,7 @@ class Watching:
 
     Attributes:
         finals: by session, in the order in which they came, also those that came twice.
+        standing: those of them that hold: what was withdrawn is taken out.
         lives: by session, the events of its life.
         notices: the codes of those about the events themselves, in order.
         rewinds: how often finals were withdrawn.
@@ -34,6 +35,7 @@ class Watching:
 
     def __init__(self, socket: RawSocket) -> None:
         self.finals: dict[str, list[Final]] = defaultdict(list)
+        self.standing: dict[str, list[Final]] = defaultdict(list)
         self.lives: dict[str, list[str]] = defaultdict(list)
         self.notices: list[str] = []
         self.rewinds = 0
@@ -81,13 +83,15 @@ class Watching:
     def _hear(self, message: Message) -> None:
         match message:
             case {"type": "final", "sessionId": session_id}:
-                self.finals[session_id].append(
-                    (message["seq"], message["id"], message["start"], message["end"], message["text"])
-                )
+                final = (message["seq"], message["id"], message["start"], message["end"], message["text"])
+                self.finals[session_id].append(final)
+                self.standing[session_id].append(final)
             case {"type": "partial", "sessionId": session_id}:
                 self.partials[session_id] += 1
-            case {"type": "notice", "sessionId": _, "code": code}:
-                self.rewinds += code == REWOUND
+            case {"type": "notice", "sessionId": session_id, "code": code}:
+                if code == REWOUND:
+                    self.rewinds += 1
+                    del self.standing[session_id][message["seq"] :]
             case {"type": "notice", "code": code}:
                 self.notices.append(code)
             case {"type": kind, "sessionId": session_id}:
