@@ -68,7 +68,7 @@ async def assemble(deps: SessionDeps, ref: SessionRef, claim: Claim, after: int 
         transcriber = _transcriber(
             deps, ref, claim, ring=ring, reader=reader, courier=courier, ordinal=ordinal
         )
-    inherited = Ranges.from_wire(claim.history.live).clip(claim.base.position)
+    inherited = Ranges.from_wire(claim.history.live)
     notes = SessionNotes(book, inherited, transcriber)
     recorder = Recorder(
         store=deps.store,

@@ -142,3 +142,16 @@ async def test_an_owner_asks_again_until_the_archive_says_whether_it_is_one(tmp_
         await scribe.epoch(2, None)
         with pytest.raises(Fenced):
             await parts.recorder._confirm()
+
+
+@in_virtual_time
+async def test_what_was_heard_of_audio_that_comes_again_stays_heard(tmp_path: Path) -> None:
+    async with archive(tmp_path) as (world, scribe):
+        await scribe.session()
+        await scribe.epoch(1, (0, 0))
+        await world.log.announce(REF, 1, 0, "t")
+        await scribe.segment(1, 0, 120, live=[(0, 100)], settled=100)
+        await world.log.commit(REF, 1, finals(1, 2))  # The second ends beyond what is durable.
+        won, parts = await built(world)
+        assert (won.base.position, won.base.seq) == (120, 2)
+        assert list(parts.notes.live) == [(0, 150)]
