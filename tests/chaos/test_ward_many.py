@@ -11,13 +11,11 @@ import uvloop
 
 from tests.chaos.ward import figures
 from tests.chaos.ward.crowd import Crowd
-from tests.chaos.ward.rounds import verdict, voice
+from tests.chaos.ward.rounds import HARMLESS, verdict, voice
 from tests.chaos.ward.ward import Ward, opened
 
 SESSIONS = int(os.environ.get("KIKITORI_CHAOS_SESSIONS") or 200)
 END_SECONDS = 180.0
-HARMLESS = {"engine_waiting", "engine_restarted"}
-"""Notices that a page need not show."""
 
 pytestmark = pytest.mark.needs("haproxy", "redis-server")
 

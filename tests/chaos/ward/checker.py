@@ -6,10 +6,9 @@ import asyncio
 import hashlib
 import io
 import json
-import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
@@ -20,6 +19,7 @@ from botocore.session import get_session
 from redis import Redis
 
 from tests.chaos.ward.browser import Browser
+from tests.chaos.ward.rules import coverage_faults, epochs_in, first_difference, untidy, within
 from tests.chaos.ward.speaker import Speaker
 from tests.chaos.ward.voice import RATE, Final
 from tests.support.s3_archive import REGION
@@ -30,14 +30,27 @@ SWEPT_SECONDS = 20.0
 
 THREADS = 4
 WORDS = ("id", "start", "end", "text")
-_PART = re.compile(r"(audio|transcript)-(\d+)\.(flac|json)")
+LASTING = {"log", "sessions", "rows"}
+"""What stays in Redis for as long as the clinic does; everything else has its time."""
 
 
 class Checker:
-    """Looks at one clinic."""
+    """Looks at one clinic.
 
-    def __init__(self, archive: ArchiveInS3, redis_socket: str, clinic: str = "demo") -> None:
+    Args:
+        patience: seconds that what is no longer needed has to go.
+    """
+
+    def __init__(
+        self,
+        archive: ArchiveInS3,
+        redis_socket: str,
+        clinic: str = "demo",
+        *,
+        patience: float = SWEPT_SECONDS,
+    ) -> None:
         self._bucket, self._prefix, self._clinic = archive.bucket, archive.prefix, clinic
+        self._patience = patience
         server = archive.server
         self._s3: Any = get_session().create_client(
             "s3",
@@ -49,11 +62,24 @@ class Checker:
         )
         self._redis = Redis(unix_socket_path=redis_socket, decode_responses=True)
 
-    def faults(self, speakers: Sequence[Speaker]) -> list[str]:
-        """All that is wrong with their sessions; empty when nothing is. Blocks, up to ``SWEPT_SECONDS`` and the reading."""
+    def faults(self, speakers: Sequence[Speaker], earlier: Sequence[Speaker] = ()) -> list[str]:
+        """All that is wrong with their sessions; empty when nothing is. Blocks, up to its patience and the reading.
+
+        ``earlier``: those whose sessions were found right before; nothing may have come to them since.
+        """
         with ThreadPoolExecutor(THREADS) as pool:
             wrong = [fault for found in pool.map(self._judge, speakers) for fault in found]
-        return wrong + self._left_over(speakers)
+        known = {speaker.session for speaker in (*earlier, *speakers)}
+        return wrong + self._once(lambda: self._untidy(known) + self._in_redis(known))
+
+    def unburied(self, speakers: Sequence[Speaker], seconds: float) -> list[str]:
+        """The records of tasks that name sessions of theirs still, after up to ``seconds``. All of these are over.
+
+        A task that gave one away remembers it for a resume window at most, and a dead task's record goes once the others have
+        seen it stand still for so long.
+        """
+        known = {speaker.session for speaker in speakers}
+        return self._once(lambda: self._claimed(known), seconds)
 
     # One session ---------------------------------------------------------------------------------
 
@@ -76,7 +102,10 @@ class Checker:
     def _judge_audio(self, speaker: Speaker, manifest: dict[str, Any], samples: int) -> list[str]:
         wrong: list[str] = []
         flac = self._object(speaker.session, manifest["audio"], wrong)
-        sound, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
+        try:
+            sound, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
+        except soundfile.LibsndfileError:
+            return [*wrong, f"{manifest['audio']['name']} cannot be decoded"]
         pcm, said = sound.tobytes(), speaker.voice.said(speaker.offset, 0, samples)
         if rate != RATE or pcm != said:
             wrong.append(
@@ -100,6 +129,9 @@ class Checker:
             wrong.append("two finals have one id")
         if any(late.start < early.end for early, late in pairwise(stored)):
             wrong.append("its finals overlap")
+        heard = [*manifest["coverage"]["live"], *manifest["coverage"]["filled"]]
+        if any(not within(final, heard) for final in stored):
+            wrong.append(f"a final lies outside of what was transcribed: {heard}")
         return wrong
 
     def _object(self, session: str, named: dict[str, Any], wrong: list[str]) -> bytes:
@@ -115,20 +147,16 @@ class Checker:
 
     # What is left --------------------------------------------------------------------------------
 
-    def _left_over(self, speakers: Sequence[Speaker]) -> list[str]:
-        until = time.monotonic() + SWEPT_SECONDS
-        while (left := self._untidy(speakers) + self._pending()) and time.monotonic() < until:
+    def _once(self, look: Callable[[], list[str]], seconds: float | None = None) -> list[str]:
+        """What ``look`` finds, once it finds nothing or time is up."""
+        until = time.monotonic() + (self._patience if seconds is None else seconds)
+        while (left := look()) and time.monotonic() < until:
             time.sleep(0.5)
         return left
 
-    def _untidy(self, speakers: Sequence[Speaker]) -> list[str]:
+    def _untidy(self, known: set[str]) -> list[str]:
         folders = self._folders()
-        known = {speaker.session for speaker in speakers}
-        wrong = [
-            f"{session}: {untidy(folders.get(session, ()))}"
-            for session in known
-            if untidy(folders.get(session, ()))
-        ]
+        wrong = [f"{session}: {found}" for session in known if (found := untidy(folders.get(session, ())))]
         strangers = [
             f"{session}: nobody's, {sorted(names)}"
             for session, names in folders.items()
@@ -138,37 +166,52 @@ class Checker:
         return wrong + [fault for fault in strangers if not fault.endswith("['session.json']")]
 
     def _folders(self) -> dict[str, list[str]]:
-        root = f"{self._prefix}{self._clinic}/"
         folders = defaultdict(list)
-        for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=root):
-            for row in page.get("Contents", ()):
-                session, _, name = row["Key"][len(root) :].partition("/")
-                folders[session].append(name)
+        for key in self._keys(f"{self._clinic}/"):
+            session, _, name = key.partition("/")
+            folders[session].append(name)
         return folders
 
-    def _pending(self) -> list[str]:
+    def _keys(self, under: str) -> list[str]:
+        """All that lies under a name, without that name."""
+        root = f"{self._prefix}{under}"
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=root)
+        return [row["Key"][len(root) :] for page in pages for row in page.get("Contents", ())]
+
+    def _claimed(self, known: set[str]) -> list[str]:
         wrong = []
-        for name in self._redis.scan_iter(f"clinic:{{{self._clinic}}}:session:*:pending", count=1_000):
-            if count := self._number(self._redis.zcard(name)):
-                owner = self._redis.hgetall(name.removesuffix(":pending"))
-                wrong.append(
-                    f"{name} holds {count} finals, for {self._number(self._redis.ttl(name))} s; {owner}"
-                )
+        for key in self._keys("_tasks/"):
+            try:
+                answer = self._s3.get_object(Bucket=self._bucket, Key=f"{self._prefix}_tasks/{key}")
+            except self._s3.exceptions.NoSuchKey:
+                continue
+            record = json.loads(answer["Body"].read())
+            named = {name.partition("/")[2] for name in (*record["sessions"], *record["watched"])}
+            if over := len(named & known):
+                wrong.append(f"_tasks/{key} names {over} sessions that are over")
         return wrong
+
+    def _in_redis(self, known: set[str]) -> list[str]:
+        root = f"clinic:{{{self._clinic}}}:"
+        wrong = []
+        for name in self._redis.scan_iter(f"{root}*", count=1_000):
+            if name.endswith(":pending") and (count := self._number(self._redis.zcard(name))):
+                owner = self._redis.hgetall(name.removesuffix(":pending"))
+                wrong.append(f"{name} holds {count} finals; {owner}")
+            elif name.removeprefix(root) not in LASTING and self._number(self._redis.ttl(name)) == -1:
+                wrong.append(f"{name} stays for good")
+        return wrong + [fault for session in known for fault in self._owner(f"{root}session:", session)]
+
+    def _owner(self, root: str, session: str) -> list[str]:
+        told = str(self._redis.hget(root + session, "epoch") or 0)
+        newest = max(epochs_in(self._keys(f"{self._clinic}/{session}/")), default=0)
+        return [f"{session}: Redis knows epoch {told}, the archive {newest}"] if int(told) > newest else []
 
     @staticmethod
     def _number(answer: object) -> int:
         # redis-py's types say that any call may be one to wait for.
         assert isinstance(answer, int)
         return answer
-
-
-def first_difference(one: bytes, other: bytes) -> int:
-    """The first position at which PCM differs."""
-    pairs = zip(range(0, len(one), 2), range(0, len(other), 2), strict=False)
-    return next(
-        (at // 2 for at, _ in pairs if one[at : at + 2] != other[at : at + 2]), min(len(one), len(other)) // 2
-    )
 
 
 async def unlisted(
@@ -191,29 +234,3 @@ async def unlisted(
         if not wrong or time.monotonic() > until:
             return wrong
         await asyncio.sleep(0.5)
-
-
-def coverage_faults(coverage: dict[str, list[list[int]]], samples: int) -> list[str]:
-    """What does not sum up: all of it archived, each sample transcribed live, filled in later, or not transcribed."""
-    whole = [[0, samples]] if samples else []
-    wrong = []
-    if coverage["archived"] != whole or coverage["missing"]:
-        wrong.append(f"archived {coverage['archived']}, missing {coverage['missing']} of {samples}")
-    parts = sorted(pair for name in ("live", "filled", "untranscribed") for pair in coverage[name])
-    edge = 0
-    for start, end in parts:
-        if start != edge or end <= start:
-            wrong.append(f"coverage breaks at {edge}: {start} to {end}")
-            break
-        edge = end
-    if edge != samples and not wrong:
-        wrong.append(f"coverage ends at {edge} of {samples}")
-    return wrong
-
-
-def untidy(names: Iterable[str]) -> str:
-    """What is too much or too little in the folder of a finished session; empty when nothing is."""
-    kept = [name for name in names if not name.startswith("epochs/")]
-    kinds = sorted(found[1] if (found := _PART.fullmatch(name)) else name for name in kept)
-    tidy = kinds == ["audio", "manifest.json", "session.json", "transcript"]
-    return "" if tidy else f"holds {sorted(kept)}"

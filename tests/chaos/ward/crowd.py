@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import Self
 
@@ -78,6 +78,13 @@ class Crowd:
         until = time.monotonic() + seconds
         while any(s.marked and not s.completed for s in speakers) and time.monotonic() < until:  # noqa: ASYNC110 - several people's captions
             await asyncio.sleep(0.05)
+
+    async def changed(self, holds: Callable[[], bool], seconds: float = READY_SECONDS) -> None:
+        """Return when ``holds``, which is asked over and over."""
+        until = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < until, [speaker.state() for speaker in self.speakers]
+            await asyncio.sleep(TICK_SECONDS)
 
     async def end(self, speakers: Sequence[Speaker], seconds: float = 120.0) -> None:
         """Stop them, and return when all are completed."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 import wave
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -25,8 +26,14 @@ OBSERVERS = 3
 TASKS = 3
 ROUND_SECONDS = 45.0
 CAUGHT_UP_SECONDS = 30.0
+HARMLESS = {"engine_waiting", "engine_restarted"}
+"""Notices that a page need not show."""
+
 RESUME_SECONDS = "60"
 """Longer than any strike: nobody is given up, so each session must come to the end that its speaker means."""
+
+BURIED_SECONDS = 90.0
+"""For what tasks noted of sessions to go: a resume window, which is seen a few beats late."""
 
 
 @dataclass
@@ -35,7 +42,7 @@ class Report:
 
     seed: int
     rounds: int = 0
-    sessions: int = 0
+    spoke: list[Speaker] = field(default_factory=list)
     samples: int = 0
     finals: int = 0
     rewinds: int = 0
@@ -47,7 +54,7 @@ class Report:
     def __str__(self) -> str:
         struck = ", ".join(f"{name} {count}" for name, count in self.strikes.most_common())
         head = (
-            f"seed {self.seed}: {self.rounds} rounds, {self.sessions} sessions with {self.samples / 16_000:.0f} s of sound on "
+            f"seed {self.seed}: {self.rounds} rounds, {len(self.spoke)} sessions with {self.samples / 16_000:.0f} s of sound on "
             f"{self.connections} connections, {self.finals} finals, {self.rewinds} rewinds, {self.observed} connections of "
             f"observers; {struck}"
         )
@@ -60,11 +67,21 @@ def voice() -> Voice:
         return Voice(file.readframes(file.getnframes()))
 
 
-async def verdict(ward: Ward, crowd: Crowd, speakers: list[Speaker]) -> list[str]:
-    """What is wrong with sessions that have ended, in Redis and in the archive."""
-    checker = Checker(ward.archive, str(ward.redis.socket_path))
+async def verdict(
+    ward: Ward, crowd: Crowd, speakers: list[Speaker], earlier: Sequence[Speaker] = ()
+) -> list[str]:
+    """What is wrong with sessions that have ended, in Redis and in the archive; ``earlier``: see ``Checker.faults``."""
     listed = await unlisted(Browser(ward.balancer.url, ward.token), speakers)
-    return crowd.faults() + listed + await asyncio.to_thread(checker.faults, speakers)
+    return crowd.faults() + listed + await asyncio.to_thread(_checker(ward).faults, speakers, earlier)
+
+
+async def unburied(ward: Ward, speakers: Sequence[Speaker]) -> list[str]:
+    """What tasks, whose resume window is ``RESUME_SECONDS``, have not forgotten after ``BURIED_SECONDS``."""
+    return await asyncio.to_thread(_checker(ward).unburied, speakers, BURIED_SECONDS)
+
+
+def _checker(ward: Ward) -> Checker:
+    return Checker(ward.archive, str(ward.redis.socket_path))
 
 
 async def chaos(folder: Path, seed: int, seconds: float, *, observers: int = OBSERVERS) -> Report:
@@ -75,6 +92,9 @@ async def chaos(folder: Path, seed: int, seconds: float, *, observers: int = OBS
         while not report.faults and time.monotonic() < until:
             length = min(ROUND_SECONDS, max(20.0, until - time.monotonic()))
             await _round(ward, random, length, report, observers)
+        report.faults += await unburied(ward, report.spoke)
+        if report.faults:
+            report.faults += [f"logs: {ward.folder}", *ward.told]
     return report
 
 
@@ -93,15 +113,13 @@ async def _round(ward: Ward, random: Random, seconds: float, report: Report, obs
             report.faults += await watcher.has(speakers, CAUGHT_UP_SECONDS)
         for task in watching:
             task.cancel()
-        report.faults += await verdict(ward, crowd, speakers)
-    if report.faults:
-        report.faults += [f"logs: {ward.folder}", *ward.told]
+        report.faults += await verdict(ward, crowd, speakers, report.spoke)
     _add(report, speakers, watchers, strikes)
 
 
 def _add(report: Report, speakers: list[Speaker], watchers: list[Observer], strikes: Strikes) -> None:
     report.rounds += 1
-    report.sessions += len(speakers)
+    report.spoke += speakers
     report.samples += sum(speaker.spoken_to or 0 for speaker in speakers)
     report.finals += sum(len(speaker.finals) for speaker in speakers)
     report.rewinds += sum(speaker.rewinds for speaker in speakers)
