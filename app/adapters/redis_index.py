@@ -56,12 +56,12 @@ class RedisSessionIndex:
         self._batch_rows = batch_rows
         self._scan_rows = scan_rows
 
-    async def put(self, item: SessionItem) -> None:
+    async def put(self, item: SessionItem, *, replace: bool = True) -> None:
         clinic_id = ClinicId(item.clinic_id)
         row = self._sealer.seal(clinic_id, item.session_id, PURPOSE, msgspec.json.encode(item))
         keys = [scripts.sessions_key(clinic_id), scripts.rows_key(clinic_id)]
         async with time_limit(self._call_seconds, IndexUnavailable):
-            await _PUT_ROW(self._client, keys, [item.session_id, row])
+            await _PUT_ROW(self._client, keys, [item.session_id, row, int(replace)])
 
     async def page(self, clinic_id: ClinicId, query: SessionQuery) -> SessionPage:
         """As the port says. ``created_from`` is inclusive, ``created_to`` exclusive.

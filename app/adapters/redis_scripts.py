@@ -161,10 +161,10 @@ return {ids, rows}
 
 PUT_ROW: Final = """
 redis.call('ZADD', KEYS[1], 0, ARGV[1])
-redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+redis.call(ARGV[3] == '1' and 'HSET' or 'HSETNX', KEYS[2], ARGV[1], ARGV[2])
 return 1
 """
-"""KEYS sessions, rows; ARGV session id, row."""
+"""KEYS sessions, rows; ARGV session id, row, ``1`` to replace one that is there."""
 
 RESERVE: Final = """
 local known = redis.call('GET', KEYS[1])

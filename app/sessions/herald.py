@@ -22,6 +22,9 @@ RETRY_SECONDS: Final = 1.0
 OWED_SECONDS: Final = 5.0
 """How long one session that is over may keep the others waiting for the archive."""
 
+REPEAT_SECONDS: Final = 10.0
+"""After this time, at most twice, a row is put once more: an index that failed over meanwhile may have lost what it acknowledged."""
+
 _EVENTS: Final = frozenset({"created", "live", "detached", "completed", "failed"})
 
 _log = logger(__name__)
@@ -32,12 +35,14 @@ class _Unpaid(Exception):
 
 
 class Herald:
-    """Keeps the newest row of each changed session until it is told. ``run`` is owned by the manager."""
+    """Keeps the newest row of each changed session until it is told. ``run`` and ``repeat`` are owned by the manager."""
 
     def __init__(self, index: SessionIndex, log: EventLog) -> None:
         self._index, self._log = index, log
         self._waiting: OrderedDict[str, SessionItem] = OrderedDict()
         self._owed: dict[str, LogTail] = {}
+        self._young: dict[str, SessionItem] = {}
+        self._old: dict[str, SessionItem] = {}
         self._wake = asyncio.Event()
         self._moved = asyncio.Condition()
         self._turn = asyncio.Lock()
@@ -58,8 +63,8 @@ class Herald:
 
     def forget(self, ref: SessionRef) -> None:
         """Another task has ``ref``: what waits here is older than what that task tells."""
-        self._waiting.pop(ref.session_id, None)
-        self._owed.pop(ref.session_id, None)
+        for rows in (self._waiting, self._owed, self._young, self._old):
+            rows.pop(ref.session_id, None)
 
     async def told(self, ref: SessionRef, seconds: float) -> None:
         """Return when nothing of ``ref`` waits any more, or after ``seconds``."""
@@ -73,6 +78,22 @@ class Herald:
             await self._wake.wait()
             self._wake.clear()
             await self.flush()
+
+    async def repeat(self) -> None:
+        """Put each row once more, some time after it was told, until cancelled."""
+        while True:
+            await asyncio.sleep(REPEAT_SECONDS)
+            while self._old:
+                session_id, item = next(iter(self._old.items()))
+                try:
+                    # Another task may own by now what was only created here.
+                    await self._index.put(item, replace=item.state != "created")
+                except IndexUnavailable:
+                    await asyncio.sleep(RETRY_SECONDS)
+                    continue
+                if self._old.get(session_id) is item:
+                    del self._old[session_id]
+            self._old, self._young = self._young, {}
 
     async def flush(self) -> None:
         """Tell what waits; what cannot be told now stays, and is tried again by ``run``."""
@@ -101,6 +122,9 @@ class Herald:
 
     async def _tell(self, item: SessionItem) -> None:
         await self._index.put(item)
+        self._old.pop(item.session_id, None)
+        if len(self._young) < WAITING_MAX:
+            self._young[item.session_id] = item
         await self._pay(item)
         if item.state in _EVENTS:
             ref = SessionRef(ClinicId(item.clinic_id), item.session_id)

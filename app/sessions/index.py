@@ -36,8 +36,8 @@ class Reservation(msgspec.Struct, frozen=True):
 class SessionIndex(Protocol):
     """Raises IndexUnavailable from every call when it cannot serve."""
 
-    async def put(self, item: SessionItem) -> None:
-        """Add or replace a session's row."""
+    async def put(self, item: SessionItem, *, replace: bool = True) -> None:
+        """Add a session's row, or replace it; with ``replace`` False, one that is there stays as it is."""
 
     async def page(self, clinic_id: ClinicId, query: SessionQuery) -> SessionPage:
         """Matching rows, newest first, after ``cursor`` (a session id of an earlier page)."""

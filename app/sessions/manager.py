@@ -52,7 +52,8 @@ class SessionManager:
         try:
             async with asyncio.TaskGroup() as group:
                 self._owned.start(group)
-                own = (self._herald.run, self._tick, self._vigil.run, self._beats.run, self.orphans.run)
+                herald = (self._herald.run, self._herald.repeat)
+                own = (*herald, self._tick, self._vigil.run, self._beats.run, self.orphans.run)
                 helpers = [group.create_task(helper()) for helper in (*own, *beside)]
                 try:
                     yield

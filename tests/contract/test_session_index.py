@@ -169,6 +169,17 @@ async def test_rare_matches_are_all_found_over_pages_that_cost_a_bounded_scan(in
     assert any(len(page.items) < 2 and page.next_cursor for page in pages)
 
 
+async def test_a_row_that_is_there_stays_where_it_is_not_to_be_replaced(index: SessionIndex) -> None:
+    await index.put(item(1, state="live"))
+    await index.put(item(1, state="created"), replace=False)
+    await index.put(item(2, state="created"), replace=False)
+    page = await index.page(NORTH, SessionQuery())
+    assert [row.state for row in page.items] == ["created", "live"]
+    await index.put(item(1, state="completed"))
+    page = await index.page(NORTH, SessionQuery())
+    assert [row.state for row in page.items] == ["created", "completed"]
+
+
 async def test_an_index_is_complete_once_it_is_said_to_be(index: SessionIndex) -> None:
     assert await index.completed_by() is None
     await index.mark_complete("a.1")

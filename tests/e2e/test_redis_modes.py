@@ -9,6 +9,7 @@ import pytest
 import pytest_asyncio
 
 from app.protocol.messages import Completed, FinalMessage, Flush, Flushed, Pause, Stop
+from app.sessions.herald import REPEAT_SECONDS
 from tests.support.captioned import talking, utterances
 from tests.support.outages import (
     LIFE,
@@ -172,6 +173,28 @@ async def test_who_ends_right_after_it_too(with_replica: Place[Replicated]) -> N
             for watcher in (there, late):
                 await watcher.until(lambda one: "session.completed" in one.lives[created.session_id])
                 await watcher.until_told(created.session_id, told)
+
+
+@pytest.mark.long
+async def test_rows_that_the_replica_lacked_are_listed_again(with_replica: Place[Replicated]) -> None:
+    place, clinic = with_replica, "rows"
+    async with place.pair.people(clinic) as (a, b), watching(b) as there:
+        first, second = [talking(a, await a.create(), PCM[:32_000]) for _ in range(2)]
+        await first.run()
+        await there.until(lambda one: "session.completed" in one.lives[first.session_id])
+        await place.redis.follow()
+        await place.redis.cut_off()
+        await second.run()
+        await there.until(lambda one: "session.completed" in one.lives[second.session_id])
+        created = await b.create()
+        await there.until(lambda one: "session.created" in one.lives[created.session_id])
+        place.redis.strike(clinic)
+        await there.until_noticed("events_degraded")
+        await place.redis.take_over()
+        await there.until_noticed("events_recovered")
+        wanted = dict.fromkeys([first.session_id, second.session_id], "completed")
+        wanted[created.session_id] = "created"
+        await eventually(a.listed, lambda listed: listed == wanted, 2 * REPEAT_SECONDS + 10)
 
 
 @pytest.mark.long

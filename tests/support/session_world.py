@@ -46,8 +46,10 @@ class Rows:
     states: list[tuple[str, str]] = field(default_factory=list)
     reserved: dict[tuple[str, str], Reservation] = field(default_factory=dict)
 
-    async def put(self, item: SessionItem) -> None:
+    async def put(self, item: SessionItem, *, replace: bool = True) -> None:
         await self._begin()
+        if not replace and item.session_id in self.rows:
+            return
         self.rows[item.session_id] = item
         self.states.append((item.session_id, item.state))
 

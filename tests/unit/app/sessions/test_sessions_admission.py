@@ -211,7 +211,7 @@ def test_a_creation_that_failed_may_be_tried_again_with_its_key(tmp_path: Path, 
                     world.rows.away = True
                     await put(item)  # type: ignore[arg-type]
 
-                world.rows.put = gone  # type: ignore[method-assign]
+                world.rows.put = gone  # type: ignore[method-assign,assignment]
                 with pytest.raises(Busy) as caught:
                     await desk.create(DOCTOR, REQUEST, None)
                 assert caught.value.code == "index_unavailable"
