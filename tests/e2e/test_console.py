@@ -178,6 +178,7 @@ async def test_a_consultation_is_captioned_stored_and_downloaded(
     await expect(page.locator("#sessions li").first.locator(".badge")).to_have_text("Stored")
 
 
+@pytest.mark.long
 async def test_a_cut_and_a_silent_connection_lose_and_double_nothing(
     page: Page, recorder: ServerProcess, sample_wav: Path, tmp_path: Path
 ) -> None:
@@ -204,6 +205,7 @@ async def test_a_cut_and_a_silent_connection_lose_and_double_nothing(
     _unbroken(*_voice(await _download(page, "Audio", tmp_path), sample_wav))
 
 
+@pytest.mark.long
 async def test_a_killed_server_that_comes_back_has_it_all(
     page: Page, server_factory: Callable[..., ServerProcess], sample_wav: Path, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ async def test_fast_in_frames_of_one_sample(recorded: Person, sample_pcm: bytes)
     assert speaking.client.sent.frames == len(excerpt) // 2
 
 
+@pytest.mark.long
 async def test_in_real_time(recorded: Person, sample_pcm: bytes) -> None:
     excerpt = sample_pcm[20 * SECOND : 30 * SECOND]
     async with asyncio.TaskGroup() as group:

@@ -34,7 +34,7 @@ from tests.support.wire import wire
 pytestmark = pytest.mark.timeout(120)
 
 StartServer = Callable[..., ServerProcess]
-ENGINES = ["null", "pocketsphinx"]
+ENGINES = ["null", pytest.param("pocketsphinx", marks=pytest.mark.long)]
 
 SEGMENT = 5 * SECOND // 2
 """Samples in a whole segment."""
@@ -293,6 +293,7 @@ async def test_killed_at_every_step_of_finishing(
             await assert_whole(person, speaking, said)
 
 
+@pytest.mark.long
 async def test_what_a_killed_finisher_left_is_tidied_up_without_a_client(
     server_factory: StartServer, sample_pcm: bytes
 ) -> None:

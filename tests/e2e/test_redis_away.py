@@ -113,6 +113,7 @@ async def test_redis_dies_and_comes_back_empty(place: Place) -> None:
             assert (await person.listed())[created.session_id] == "completed"
 
 
+@pytest.mark.long
 async def test_redis_hangs_while_one_goes_on_and_one_comes_to_the_end(place: Place) -> None:
     async with place.pair.people("hangs") as (a, b), watching(b) as there:
         sessions = [await person.create() for person in (a, b)]

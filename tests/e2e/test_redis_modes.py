@@ -123,6 +123,7 @@ async def test_what_the_replica_lacked_is_in_the_log_again(with_replica: Place[R
         assert here.notices == there.notices == OUTAGE
 
 
+@pytest.mark.long
 async def test_who_says_nothing_more_is_told_of_all_the_same(with_replica: Place[Replicated]) -> None:
     place, clinic = with_replica, "quiet"
     async with place.pair.people(clinic) as (a, b), watching(b) as there:
@@ -151,6 +152,7 @@ async def test_who_says_nothing_more_is_told_of_all_the_same(with_replica: Place
         await there.until_told(created.session_id, quiet)
 
 
+@pytest.mark.long
 async def test_who_ends_right_after_it_too(with_replica: Place[Replicated]) -> None:
     place, clinic = with_replica, "ends"
     async with place.pair.people(clinic) as (a, b), watching(b) as there:

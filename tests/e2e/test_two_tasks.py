@@ -81,6 +81,7 @@ async def test_a_session_whose_task_was_killed_goes_on_at_the_other(
         assert view.epoch == 2
 
 
+@pytest.mark.long
 async def test_a_session_that_nobody_resumes_is_finished_by_the_other_after_a_whole_window(
     tmp_path: Path, sample_pcm: bytes
 ) -> None:
@@ -106,6 +107,7 @@ async def test_a_session_that_nobody_resumes_is_finished_by_the_other_after_a_wh
                 await asyncio.sleep(0.1)
 
 
+@pytest.mark.long
 async def test_a_paused_session_is_not_taken_from_a_task_that_lives(
     tmp_path: Path, sample_pcm: bytes
 ) -> None:

@@ -498,6 +498,7 @@ async def test_while_redis_is_away_nobody_new_observes_and_who_drains_sends_all_
     assert Counter(json.loads(text)["type"] for text in live) == {"session.live": 1}
 
 
+@pytest.mark.long
 async def test_a_cluster_that_loses_a_primary_loses_no_final_and_doubles_none(
     need: Callable[[str], Path],
 ) -> None:

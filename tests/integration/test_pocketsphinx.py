@@ -111,6 +111,7 @@ async def test_the_sample_is_understood(engine: PocketSphinxEngine) -> None:
     assert 0.5 < np.mean([word.confidence for final in finals for word in final.words]) <= 1.0
 
 
+@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_speech_without_pauses_becomes_final_in_time_and_loses_no_word(
     engine: PocketSphinxEngine,
