@@ -30,14 +30,7 @@ from app.archive.records import (
     transcript_name,
     wire_coverage,
 )
-from app.archive.store import (
-    ObjectCorrupt,
-    ObjectMissing,
-    Store,
-    StoreError,
-    StoreUnavailable,
-    Version,
-)
+from app.archive.store import ObjectCorrupt, ObjectMissing, Store, StoreError, StoreUnavailable, Version
 from app.telemetry.logs import logger
 from audio.codec import CodecError, FlacEncoder, FlacReader
 from audio.coverage import Coverage, Ranges

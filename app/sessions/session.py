@@ -32,11 +32,10 @@ from tenants.terms import SessionRef
 PAUSE_AFTER_SECONDS = 3.0
 """Without a speaker for so long, what was said becomes final; a shorter break does not tear a sentence apart."""
 
-_log = logger(__name__)
-
-
 TOLD_SECONDS = 0.5
 """How long a released session waits for its row to say so: what comes later could overtake the next owner's."""
+
+_log = logger(__name__)
 
 
 class Session:
@@ -210,9 +209,7 @@ class Session:
             self.fenced = True
             self._log.info("session_fenced")
             if await is_outranked(self._deps, self.ref, self.serial):
-                self.close(
-                    CloseCode.SUPERSEDED, "superseded", "another connection has taken over this session"
-                )
+                self.close(CloseCode.SUPERSEDED, "superseded", "another connection has this session now")
             self.send_away()
         except* GivenUp:
             self.send_away()
