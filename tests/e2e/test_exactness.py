@@ -128,6 +128,7 @@ def script_of(sample: Path) -> str:
     return plain(" ".join(line.partition(":")[2] for line in lines))
 
 
+@pytest.mark.long
 async def test_the_whole_sample_as_captions(transcribed: Person, sample_pcm: bytes, sample_wav: Path) -> None:
     speaking = await speak(transcribed, sample_pcm, StreamOptions())
     transcript = await assert_whole(transcribed, speaking, sample_pcm)

@@ -273,6 +273,7 @@ def kill_at(pid: int, folder: Path, moment: Moment) -> set[str]:
             return there
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_killed_at_every_step_of_finishing(
     server_factory: StartServer, sample_pcm: bytes, engine: str

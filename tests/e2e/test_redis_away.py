@@ -76,6 +76,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
             yield Place(server, pair)
 
 
+@pytest.mark.long
 async def test_redis_dies_and_comes_back_empty(place: Place) -> None:
     async with place.pair.people("dies") as (a, b), watching(a) as here, watching(b) as there:
         created = await a.create()

@@ -62,7 +62,7 @@ async def again(person: Person, created: SessionCreated) -> SessionCreated:
     return msgspec.structs.replace(fresh, stream_url=at(person, created.stream_url))
 
 
-@pytest.mark.parametrize("engine", ["null", "pocketsphinx"])
+@pytest.mark.parametrize("engine", ["null", pytest.param("pocketsphinx", marks=pytest.mark.long)])
 async def test_a_session_whose_task_was_killed_goes_on_at_the_other(
     tmp_path: Path, sample_pcm: bytes, engine: str
 ) -> None:

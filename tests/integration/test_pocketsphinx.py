@@ -95,6 +95,7 @@ async def transcribe(engine: PocketSphinxEngine, pcm: bytes) -> list[StreamResul
     return [result for result in listening.result() if result.final]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 async def test_the_sample_is_understood(engine: PocketSphinxEngine) -> None:
     pcm = sample()
