@@ -94,6 +94,7 @@ async def test_a_speaker_is_held_while_the_disk_is_full_and_goes_on_after(
         assert list(speaking.client.sent.close_codes) == [CloseCode.DONE]
 
 
+@pytest.mark.long
 async def test_what_was_acknowledged_before_a_full_disk_survives_a_kill(
     server_factory: StartServer, sample_pcm: bytes, disk: Disk
 ) -> None:

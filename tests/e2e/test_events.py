@@ -304,6 +304,7 @@ async def test_while_redis_is_away_observers_stay_and_are_told_and_a_ticket_keep
             pass
 
 
+@pytest.mark.long
 @pytest.mark.asyncio(loop_scope="function")
 async def test_beyond_its_limits_a_server_takes_no_observer_and_no_ticket(
     server_factory: StartServer,

@@ -101,7 +101,7 @@ async def test_ten_dropped_connections(recorded: Person, sample_pcm: bytes, seed
     assert speaking.client.sent.connections >= DROPS + 1
 
 
-@pytest.mark.parametrize("seed", [4, None])
+@pytest.mark.parametrize("seed", [pytest.param(4, marks=pytest.mark.long), None])
 async def test_ten_dropped_connections_while_transcribed(
     transcribed: Person, sample_pcm: bytes, seed: int | None
 ) -> None:

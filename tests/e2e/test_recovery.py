@@ -169,7 +169,11 @@ async def test_finals_that_died_with_redis_are_taken_back_until_the_client_has_h
 
 
 @pytest.mark.parametrize(
-    ("number", "engine"), [(signal.SIGINT, "pocketsphinx"), (signal.SIGTERM, "null")], ids=["ctrl-c", "term"]
+    ("number", "engine"),
+    [
+        pytest.param(signal.SIGINT, "pocketsphinx", marks=pytest.mark.long, id="ctrl-c"),
+        pytest.param(signal.SIGTERM, "null", id="term"),
+    ],
 )
 async def test_a_server_that_is_told_to_end_loses_nothing(
     server_factory: StartServer, sample_pcm: bytes, number: signal.Signals, engine: str
@@ -203,6 +207,7 @@ async def test_a_server_that_is_told_to_end_loses_nothing(
         assert transcript.finals[: len(stored)] == stored
 
 
+@pytest.mark.long
 async def test_a_client_that_stays_goes_on_by_itself_after_a_restart(
     server_factory: StartServer, sample_pcm: bytes
 ) -> None:
@@ -221,6 +226,7 @@ async def test_a_client_that_stays_goes_on_by_itself_after_a_restart(
 # Redis ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_captions_and_the_list_survive_the_death_of_redis(
     server_factory: StartServer, sample_pcm: bytes
 ) -> None:

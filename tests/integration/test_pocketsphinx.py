@@ -161,6 +161,7 @@ async def test_an_idle_worker_that_dies_is_replaced(engine: PocketSphinxEngine) 
     assert await transcribe(engine, sample()[: 8 * SAMPLE_RATE])
 
 
+@pytest.mark.long
 async def test_a_worker_that_hangs_holds_the_sender_back_and_is_given_up(engine: PocketSphinxEngine) -> None:
     stream = await engine.open(REQUEST)
     (worker,) = workers()
@@ -211,6 +212,7 @@ async def test_a_silent_speaker_is_no_hung_worker(engine: PocketSphinxEngine) ->
     await stream.close()
 
 
+@pytest.mark.long
 async def test_a_worker_serves_one_stream_after_another(engine: PocketSphinxEngine) -> None:
     for _ in range(3):
         assert await transcribe(engine, sample()[: 8 * SAMPLE_RATE])

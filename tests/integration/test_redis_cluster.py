@@ -146,7 +146,7 @@ async def moved(nodes: Cluster, ref: SessionRef, old: Node) -> bool:
     return nodes.primary_of(log_key(ref.clinic_id)) is not old
 
 
-@pytest.mark.parametrize("how", ["killed", "hanging"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("hanging", marks=pytest.mark.long)])
 async def test_after_a_failover_everything_goes_on_by_itself(
     nodes: Cluster, client: ClusterClient, log: RedisEventLog, how: str
 ) -> None:

@@ -224,6 +224,7 @@ async def watch_starts(client: Redis, starts: dict[str, float]) -> None:
                 starts[words[3]] = float(words[2]) / 1000.0
 
 
+@pytest.mark.long
 async def test_200_waiters_of_four_tasks_get_25_slots_in_order_and_25_starts_a_second(
     server: RedisServer, client: Redis
 ) -> None:
