@@ -101,8 +101,11 @@ class RedisEventLog:
         self._clock = clock
         self._unheard: dict[ClinicId, float] = {}
 
-    async def announce(self, ref: SessionRef, epoch: int, seq: int, task: str) -> Announced | None:
-        args = [epoch, seq, ref.session_id, task, self._keep_seconds, *self._outlet(ref)]
+    async def announce(
+        self, ref: SessionRef, epoch: int, seq: int, task: str, stands: int | None = None
+    ) -> Announced | None:
+        args: list[Word] = [epoch, seq, ref.session_id, task, self._keep_seconds, *self._outlet(ref)]
+        args.append("" if stands is None else stands)
         answer: list[bytes] | None = await self._run(_ANNOUNCE, _owner_keys(ref), args)
         if answer is None:
             return None

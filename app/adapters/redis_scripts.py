@@ -69,7 +69,7 @@ end
 ANNOUNCE: Final = (
     _EMIT
     + """
-local epoch, seq, session, task, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local epoch, seq, session, task, ttl, stands = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[9]
 local owner = redis.call('HMGET', KEYS[1], 'epoch', 'told')
 if owner[1] and tonumber(owner[1]) > tonumber(epoch) then return false end
 local held = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. seq, '+inf', 'WITHSCORES')
@@ -86,18 +86,23 @@ redis.call('HSET', KEYS[1], 'epoch', epoch, 'seq', text, 'base', seq, 'task', ta
 if owner[2] and tonumber(owner[2]) > last then
   redis.call('HSET', KEYS[1], 'told', text)
   emit(KEYS[3], ARGV[6], ARGV[7], ARGV[8], session, 'rewound', text, epoch, '')
+elseif not owner[1] and tonumber(epoch) > 1 then
+  local kept = stands ~= '' and tonumber(stands) < last and stands or text
+  emit(KEYS[3], ARGV[6], ARGV[7], ARGV[8], session, 'rewound', kept, epoch, '')
 end
 redis.call('EXPIRE', KEYS[1], ttl)
 redis.call('EXPIRE', KEYS[2], ttl)
 return answer
 """
 )
-"""KEYS session, pending, log; ARGV epoch, seq, session id, task, ttl, PUBLISH, channel, log length. Answers the epoch
-and ``told`` as they were (empty: none) and the bodies of the finals adopted, or nil: a newer epoch.
+"""KEYS session, pending, log; ARGV epoch, seq, session id, task, ttl, PUBLISH, channel, log length, the last
+final of older owners that stands (empty: the last of now). Answers the epoch and ``told`` as they were (empty: none) and the
+bodies of the finals adopted, or nil: a newer epoch.
 
 ``base`` keeps the announced ``seq``. What lies beyond it is here, so that a repeated commit of it is a success; a
 commit that reaches below it was never stored here, and must not be taken for a repeat. ``told`` is the last final that
-was put into the clinic's log, whatever was announced since.
+was put into the clinic's log, whatever was announced since. A log that knows no owner was emptied, and cannot know what
+it told for an older one: it says what stands.
 """
 
 COMMIT: Final = (

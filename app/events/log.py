@@ -52,12 +52,16 @@ class Announced(msgspec.Struct, frozen=True):
 class EventLog(Protocol):
     """Every call gives up after the adapter's time limit (100 ms for ``commit``) with LogUnavailable."""
 
-    async def announce(self, ref: SessionRef, epoch: int, seq: int, task: str) -> Announced | None:
+    async def announce(
+        self, ref: SessionRef, epoch: int, seq: int, task: str, stands: int | None = None
+    ) -> Announced | None:
         """Say who owns the session, in one step: from here on no older epoch can commit.
 
         ``seq`` is the last final that the archive tells of, or an earlier one when those after it are to be committed
         here again. The log's ``seq`` is then the last of those held, or ``seq``; whatever else was pending is dropped,
-        and observers who were given more are told with a ``rewound`` event. None, changing nothing: the log knows a newer epoch.
+        and observers who were given more are told with a ``rewound`` event. So are those of a log that knows no owner, although the
+        session had one before ``epoch``: of older owners' finals those up to ``stands`` count, by default all up to the log's ``seq``.
+        None, changing nothing: the log knows a newer epoch.
         """
 
     async def commit(self, ref: SessionRef, epoch: int, finals: Sequence[CommittedFinal]) -> CommitOutcome:

@@ -179,13 +179,16 @@ class Outbox:
         event = item.event
         if event.kind not in (FINAL, REWOUND):
             return True
-        known, _ = self._marks.get(event.session_id, (None, 0))
-        if event.kind == FINAL and known is not None and event.seq <= known:
+        known, epoch = self._marks.get(event.session_id, (None, 0))
+        if event.kind == FINAL:
             # An owner commits again what Redis had lost and this observer had got.
-            return False
-        if event.kind == FINAL or (known is not None and event.seq < known):
+            is_new = known is None or event.seq > known
+        else:
+            # Whoever has a final of this owner has none of an older one that it withdraws.
+            is_new = known is None or (event.seq < known and event.epoch > epoch)
+        if is_new and (event.kind == FINAL or known is not None):
             self._mark(event.session_id, event.seq, event.epoch)
-        return True
+        return is_new
 
     def _withdraws(self, item: Item) -> str | None:
         """What to say before a final that takes the place of another's: Redis lost what it had told, and its owner is dead."""

@@ -63,7 +63,7 @@ class LogTail:
         self._log, self._ref, self._epoch, self._task = log, ref, epoch, task
         self._book, self._confirm, self._earlier = book, confirm, earlier
         self._at, self._fence = at, fence
-        self._own = 0
+        self._base, self._own = book.numbered, 0
 
     @property
     def in_step(self) -> bool:
@@ -146,7 +146,9 @@ class LogTail:
 
     async def _announce(self, seq: int) -> Announced:
         self._own = 0
-        found = await self._log.announce(self._ref, self._epoch, seq, self._task)
+        # A log that was emptied is told anew of the newest finals: what it says of older owners' must not go further back.
+        stands = max(self._base, self._book.numbered - TOLD_AGAIN)
+        found = await self._log.announce(self._ref, self._epoch, seq, self._task, stands)
         if found is None:
             raise Fenced
         return found

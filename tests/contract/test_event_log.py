@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.adapters.local_keys import LocalKeys
 from app.adapters.redis_client import any_client
 from app.adapters.redis_log import RedisEventLog
+from app.adapters.redis_scripts import log_key
 from app.events.log import CommitOutcome
 from audio.transcript import CommittedFinal, Final, Partial, Word
 from tenants.clinic import ClinicId
@@ -72,6 +74,17 @@ def finals(first: int, last: int, epoch: int = 1) -> list[CommittedFinal]:
         )
         for seq in range(first, last + 1)
     ]
+
+
+async def rewinds(log: Log, url: str | None) -> list[tuple[str, int]]:
+    """Which session's observers were told how many finals stand."""
+    if isinstance(log, MemoryLog):
+        return [(ref.session_id, seq) for ref, seq in log.rewinds]
+    assert url is not None
+    async with aclosing(any_client(url)) as client:
+        entries: Any = await client.xrange(log_key(HERE.clinic_id))
+    told = [fields for _, fields in entries if fields[b"kind"] == b"rewound"]
+    return [(fields[b"session"].decode(), int(fields[b"seq"])) for fields in told]
 
 
 async def test_nothing_is_committed_before_an_owner_is_announced(log: Log) -> None:
@@ -208,6 +221,23 @@ async def test_what_was_withdrawn_is_no_longer_known(log: Log) -> None:
     assert had(await log.announce(HERE, 2, 3, "b")) == ([], 5)
     assert had(await log.announce(HERE, 3, 3, "c")) == ([], 3)
     assert await log.commit(HERE, 3, finals(4, 4, 3)) is COMMITTED
+
+
+async def test_a_log_that_knows_no_owner_says_what_stands_of_older_ones_once(
+    log: Log, url: str | None
+) -> None:
+    await log.announce(HERE, 2, 3, "b")
+    await log.announce(HERE, 2, 1, "b")
+    await log.announce(HERE, 3, 3, "c")
+    await log.announce(BESIDE, 2, 9, "b", 5)
+    assert had(await log.announce(BESIDE, 2, 7, "b", 5)) == ([], None)
+    assert await rewinds(log, url) == [(HERE.session_id, 3), (BESIDE.session_id, 5)]
+
+
+async def test_a_first_owner_has_nothing_to_withdraw(log: Log, url: str | None) -> None:
+    await log.announce(HERE, 1, 3, "a", 0)
+    await log.commit(HERE, 1, finals(4, 5))
+    assert await rewinds(log, url) == []
 
 
 async def test_the_board_tells_the_newest_epoch_of_each_session(log: Log) -> None:

@@ -476,6 +476,26 @@ async def test_a_cursor_is_expired_by_a_redis_that_was_emptied_but_not_the_begin
     assert (first["cursor"], second["type"], second["prev"]) == ("0-0", "session.live", "0-0")
 
 
+async def test_who_comes_back_to_an_emptied_log_hears_what_a_new_owner_withdrew(
+    hub: Hub, client: Redis, log: RedisEventLog
+) -> None:
+    writer, watcher = Writer(log, SESSIONS[:1]), Watcher(hub)
+    await writer.announce()
+    watcher.cursor = START
+    await asyncio.gather(watcher.watch(lambda w: len(w.finals(HERE)) >= 5), writer.say(5))
+    await client.flushall()
+    # The archive had three of them when their owner died.
+    await log.announce(SESSIONS[0], 2, 3, "another")
+    await log.commit(SESSIONS[0], 2, [committed(4, 2, "neck"), committed(5, 2, "back")])
+    async with hub.observing(NORTH, None, watcher.cursor) as observer:
+        assert (await observer.next(), observer.ending) == ([], Ending.EXPIRED)
+    watcher.cursor = START
+    await watcher.watch(lambda w: len(w.finals(HERE)) >= 7)
+    told = [(m.get("code", m["type"]), m["seq"], m.get("text")) for m in watcher.messages[-3:]]
+    assert [(kind, seq) for kind, seq, _ in told] == [("finals_rewound", 3), ("final", 4), ("final", 5)]
+    assert [text for *_, text in told[1:]] == ["neck", "back"]
+
+
 async def test_while_redis_is_away_nobody_new_observes_and_who_drains_sends_all_away(
     server: RedisServer, hub: Hub, log: RedisEventLog
 ) -> None:

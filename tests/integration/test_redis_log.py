@@ -210,7 +210,8 @@ async def test_finals_of_older_owners_keep_their_epoch_in_the_log(client: Redis,
     async with subscribed(client) as subscriber:
         await log.announce(REF, 4, 0, "a")
         await log.commit(REF, 4, [final(1), final(2, epoch=3), final(3, epoch=4)])
-        heard = await subscriber.hear(3)
+        rewound, *heard = await subscriber.hear(4)
+    assert (rewound.kind, rewound.seq, rewound.epoch) == ("rewound", 0, 4)
     assert [(event.seq, event.epoch) for event in heard] == [(1, 1), (2, 3), (3, 4)]
 
 

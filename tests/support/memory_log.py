@@ -39,6 +39,7 @@ class MemoryLog:
         committed: every final that was ever committed, in order.
         followed: the finals that somebody has who followed a session from the beginning, without doubles.
         partials: every partial that was published, with its session and epoch.
+        rewinds: every ``rewound`` event, as its session and the last final that stood.
     """
 
     away: bool = False
@@ -47,6 +48,7 @@ class MemoryLog:
     committed: list[CommittedFinal] = field(default_factory=list)
     followed: dict[SessionRef, list[CommittedFinal]] = field(default_factory=dict)
     partials: list[tuple[SessionRef, int, Partial]] = field(default_factory=list)
+    rewinds: list[tuple[SessionRef, int]] = field(default_factory=list)
     _owned: dict[SessionRef, _Owned] = field(default_factory=dict)
     _pending: dict[SessionRef, dict[int, CommittedFinal]] = field(default_factory=dict)
     _told: dict[SessionRef, int] = field(default_factory=dict)
@@ -63,7 +65,9 @@ class MemoryLog:
         self._pending[ref] = {number: final for number, final in self._pending[ref].items() if number <= seq}
         self.committed = [final for final in self.committed if final.seq <= seq]
 
-    async def announce(self, ref: SessionRef, epoch: int, seq: int, task: str) -> Announced | None:
+    async def announce(
+        self, ref: SessionRef, epoch: int, seq: int, task: str, stands: int | None = None
+    ) -> Announced | None:
         await self._begin()
         owned = self._owned.get(ref)
         if owned is not None and owned.epoch > epoch:
@@ -76,8 +80,9 @@ class MemoryLog:
         self._owned[ref] = _Owned(epoch, task, seq, last)
         if known is not None and known > last:
             self._told[ref] = last
-            self.events.append((ref, "rewound"))
-            self.followed[ref] = [final for final in self.followed.get(ref, []) if final.seq <= last]
+            self._withdraw(ref, last)
+        elif owned is None and epoch > 1:
+            self._withdraw(ref, last if stands is None else min(stands, last))
         return self._answer(Announced(adopted, known, owned.epoch if owned is not None else None))
 
     async def commit(self, ref: SessionRef, epoch: int, finals: Sequence[CommittedFinal]) -> CommitOutcome:
@@ -119,6 +124,11 @@ class MemoryLog:
         await self._begin()
         self.events.append((ref, kind))
         self._answer(None)
+
+    def _withdraw(self, ref: SessionRef, seq: int) -> None:
+        self.events.append((ref, "rewound"))
+        self.rewinds.append((ref, seq))
+        self.followed[ref] = [final for final in self.followed.get(ref, []) if final.seq <= seq]
 
     def _follow(self, ref: SessionRef, final: CommittedFinal) -> None:
         has = self.followed.setdefault(ref, [])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.events.model import START, Cursor
+from app.events.model import START, Cursor, LogEvent
 from app.events.outbox import ANSWERS_MAX, MARKS_MAX, PARTIALS_MAX, WAITING_MAX, Ending, Outbox
 from tests.support.events import (
     BESIDE,
@@ -148,6 +148,28 @@ def test_a_newer_owners_final_in_the_place_of_one_that_redis_lost_is_announced()
     assert got == [
         ("final", None, 1), ("final", None, 2), ("notice", "finals_rewound", 1), ("final", None, 2), ("final", None, 3),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rewound", "told"),
+    [
+        (rewound_event(3, 2, 1, epoch=2), True),
+        (rewound_event(3, 2, 2, epoch=2), False),
+        (rewound_event(3, 2, 1, epoch=1), False),
+        (rewound_event(3, 2, 1, epoch=2, session=BESIDE), True),
+    ],
+    ids=[
+        "of a newer owner",
+        "of nothing that it has",
+        "of the owner that it has them from",
+        "who knows what it has",
+    ],
+)
+def test_a_withdrawal_is_told_to_those_who_may_have_what_is_withdrawn(rewound: LogEvent, told: bool) -> None:
+    box = outbox()
+    for event in (final_event(1, 0, 1), final_event(2, 1, 2), rewound):
+        box.offer(item(event))
+    assert ("finals_rewound" in [m.get("code") for m in taken(box)]) is told
 
 
 def test_the_marks_of_sessions_that_spoke_long_ago_are_forgotten() -> None:

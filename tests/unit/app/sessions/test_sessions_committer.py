@@ -30,6 +30,7 @@ class Rig:
     steps: list[str] = field(default_factory=list)
     newer: bool = False
     archive: asyncio.Event = field(default_factory=asyncio.Event)
+    epoch: int = 1
     log_at: int | None = 0
     older: list[CommittedFinal] = field(default_factory=list)
 
@@ -38,13 +39,13 @@ class Rig:
         self.tail = LogTail(
             log=self.log,
             ref=REF,
-            epoch=1,
+            epoch=self.epoch,
             task="a",
             book=self.book,
             confirm=self.confirm,
             earlier=self.earlier,
             at=self.log_at,
-            fence=Fence(()).extended(1, Base(0, self.book.numbered)),
+            fence=Fence(()).extended(self.epoch, Base(0, self.book.numbered)),
         )
         self.committer = Committer(
             tail=self.tail,
@@ -362,6 +363,20 @@ async def test_what_an_older_owner_left_in_the_log_unread_is_dropped_and_not_tak
         rig.say(2)
         await soon(rig)
         assert [(f.seq, f.epoch) for f in await rig.log.pending(REF)] == [(1, 1), (2, 1)]
+
+
+@in_virtual_time
+async def test_an_emptied_log_is_told_what_stands_of_older_owners_and_not_of_this_one() -> None:
+    rig = Rig(book=FinalsBook(epoch=2, seq=3), epoch=2, log_at=3)
+    await rig.log.announce(REF, 2, 3, "a")
+    async with committing(rig, announced=False):
+        rig.say(1, 2)
+        await soon(rig)
+        rig.log.forget_everything()
+        rig.say(3)
+        await soon(rig)
+        assert rig.told == [4, 5, 6]
+        assert rig.log.rewinds == [(REF, 3), (REF, 3)]
 
 
 @in_virtual_time
