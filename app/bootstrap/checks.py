@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 from app.adapters.doctor import Doctor
 from app.adapters.doctor_finding import Finding
-from app.bootstrap.speech import regions_of
-from app.bootstrap.storage import clinic_registry, holds_sessions
+from app.bootstrap.folder import clinic_registry, holds_sessions
+from app.bootstrap.transcribe import regions_of
 from app.config import Settings
 from audio.engine import Engine
 from audio.engines.pocketsphinx import PocketSphinxEngine

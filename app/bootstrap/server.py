@@ -24,8 +24,9 @@ from app.adapters.redis_tickets import RedisTicketEntries
 from app.archive.store import Store
 from app.auth.tickets import Tickets
 from app.auth.tokens import JwtVerifier
+from app.bootstrap.folder import clinic_registry, development_issuer, keys_of
 from app.bootstrap.speech import speech_of
-from app.bootstrap.storage import bucket, clinic_registry, development_issuer, keys_of
+from app.bootstrap.storage import in_bucket
 from app.config import Settings
 from app.events.hub import Hub, HubLimits
 from app.events.log import LogUnavailable
@@ -59,7 +60,7 @@ async def services(settings: Settings) -> AsyncIterator[Services]:
         metrics = Metrics()
         keys = keys_of(settings)
         registry, issuer = clinic_registry(settings), development_issuer(settings)
-        opened = bucket(settings, registry) if settings.on_s3 else DiskStore(settings.archive_path, keys)
+        opened = in_bucket(settings, registry) if settings.on_s3 else DiskStore(settings.archive_path, keys)
         store: Store = await stack.enter_async_context(opened)
         # The log has a client of its own: commits wait for nothing else, and nothing else closes their connections.
         redis, log_redis = await _redis(settings, stack)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from app.bootstrap import doctor_checks
+from app.bootstrap.checks import doctor_checks
 from app.commands import Subparsers
 from app.config import ConfigError, Settings, from_environment
 

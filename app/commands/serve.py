@@ -20,7 +20,8 @@ from starlette.applications import Starlette
 from app.archive.store import StoreUnavailable
 from app.asgi import admin_app, public_app
 from app.auth.principal import Scope
-from app.bootstrap import StartFailed, clinic_registry, development_issuer, services
+from app.bootstrap.folder import clinic_registry, development_issuer
+from app.bootstrap.server import StartFailed, services
 from app.commands import Subparsers
 from app.config import ConfigError, Settings, from_environment
 from app.services import Services

@@ -16,7 +16,7 @@ from typing import Final, TextIO
 import msgspec
 
 from app.auth.principal import Scope
-from app.bootstrap import clinic_registry, development_issuer
+from app.bootstrap.folder import clinic_registry, development_issuer
 from app.client.captions import Captions
 from app.client.errors import ClientError, Refused, Unreachable
 from app.client.outbox import chunks

@@ -10,7 +10,7 @@ import time
 from typing import Final
 
 from app.auth.principal import Scope
-from app.bootstrap import clinic_registry, development_issuer
+from app.bootstrap.folder import clinic_registry, development_issuer
 from app.commands import Subparsers, folder_refused
 from app.config import ConfigError, from_environment
 from tenants.clinic import Clinic, ClinicId, parse_clinic_id

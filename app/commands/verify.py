@@ -9,7 +9,7 @@ import sys
 from app.archive.records import RecordCorrupt
 from app.archive.store import StoreError
 from app.archive.verify import Verdict, verify
-from app.bootstrap import archive
+from app.bootstrap.storage import archive
 from app.commands import Subparsers, folder_refused
 from app.config import ConfigError, Settings, from_environment
 from audio.coverage import Ranges

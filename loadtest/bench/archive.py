@@ -11,7 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from app.bootstrap import archive, keys_of
+from app.bootstrap.folder import keys_of
+from app.bootstrap.storage import archive
 from app.config import load
 from audio.codec import FlacEncoder, FlacReader
 from audio.pcm import SAMPLE_RATE
