@@ -66,6 +66,7 @@ class EngineCapabilities(msgspec.Struct, frozen=True):
         speaker_labels: whether words may carry a speaker.
         vocabularies: whether a request may name a vocabulary.
         mute_seconds: a stream that hears so much speech and reports nothing is dead; None where that is no sign.
+        gather: samples that a stream had better be sent at once; fewer when no more come soon.
     """
 
     name: str
@@ -74,6 +75,7 @@ class EngineCapabilities(msgspec.Struct, frozen=True):
     speaker_labels: bool = False
     vocabularies: bool = False
     mute_seconds: float | None = None
+    gather: int = 0
 
 
 class StreamRequest(msgspec.Struct, frozen=True):

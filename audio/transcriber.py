@@ -25,16 +25,17 @@ __all__ = ["Transcriber", "TranscriberLimits", "TranscriberSink"]
 
 
 class TranscriberLimits(msgspec.Struct, frozen=True):
-    """Seconds, but for the last four, which are samples.
+    """Seconds, but for the last five, which are samples.
 
     Attributes:
         end: how long the rest may take once no audio follows.
         flush: how long ``flush`` waits.
         close: how long a stream may take to be closed.
         waiting: without a stream for so long, ``engine_waiting`` is told.
-        tick: how often a blocked engine is looked at.
+        tick: how often a blocked engine is looked at; what is less than ``gather`` waits for two of them at most.
         silent_stream: a stream that was sent speech for so long and reported nothing is taken for dead; None: never. See ``Patience``.
         backoff: between streams.
+        gather: a stream is not sent less than this while more may come. See ``EngineCapabilities``.
         piece: the most that is sent at once.
         lag: half a ring; while more than this waits, an engine slower than real time is let go of.
         grace: so far behind real time is slower than real time: a busy machine's engine pauses for a second, and ``lag`` and
@@ -49,6 +50,7 @@ class TranscriberLimits(msgspec.Struct, frozen=True):
     tick: float = 0.5
     silent_stream: float | None = None
     backoff: BackoffLimits = BackoffLimits()
+    gather: int = 0
     piece: int = SAMPLE_RATE // 5
     lag: int = RING_SAMPLES // 2
     grace: int = 4 * SAMPLE_RATE
@@ -115,6 +117,7 @@ class Transcriber:
         self._over: Final = asyncio.Event()
         self._scope: asyncio.Timeout | None = None
         self._ticking: asyncio.TimerHandle | None = None
+        self._ticked = -1
 
     @property
     def settled(self) -> int:
@@ -133,8 +136,10 @@ class Transcriber:
 
     def audio_arrived(self) -> None:
         """To be called after each write to the ring."""
-        self._rouse()
-        self._feed.look()
+        feed = self._feed
+        if self._stream is None or feed.head - feed.position >= self._limits.gather:
+            self._rouse()
+        feed.look()
 
     def pause(self) -> None:
         """Have what was said so far made final; nothing answers."""
@@ -288,5 +293,8 @@ class Transcriber:
         self._feed.look()
         if self._stream is not None:
             self._stream.look()
+            if self._feed.head == self._ticked:
+                self._stream.wake()
+        self._ticked = self._feed.head
         if self._opening or self._stream is not None:
             self._attempts.look(self._clock())

@@ -189,7 +189,9 @@ def _transcriber(
         clock=deps.clock,
         rng=deps.rng,
         limits=TranscriberLimits(
-            end=deps.limits.end_seconds, silent_stream=deps.engine.capabilities.mute_seconds
+            end=deps.limits.end_seconds,
+            silent_stream=deps.engine.capabilities.mute_seconds,
+            gather=deps.engine.capabilities.gather,
         ),
         keep_audio=_keeps_audio(claim),
     )

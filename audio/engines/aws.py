@@ -19,10 +19,17 @@ from audio.engines.aws_credentials import BotocoreCredentials, CredentialSource
 from audio.engines.aws_options import LANGUAGES, AwsLimits, AwsOptions, query_of
 from audio.engines.aws_signing import Credentials, endpoint_of, presigned_url
 from audio.engines.aws_socket import connect
-from audio.engines.aws_stream import AwsStream
+from audio.engines.aws_stream import FRAME_BYTES_MAX, AwsStream
+from audio.pcm import samples_of
 
 CAPABILITIES: Final = EngineCapabilities(
-    name="aws", languages=LANGUAGES, speaker_labels=True, vocabularies=True, mute_seconds=5.0
+    name="aws",
+    languages=LANGUAGES,
+    speaker_labels=True,
+    vocabularies=True,
+    mute_seconds=5.0,
+    # The longest frame that the engine sends: each costs a system call and a TLS record, and most of what sending costs.
+    gather=samples_of(FRAME_BYTES_MAX),
 )
 
 

@@ -234,4 +234,5 @@ def _capabilities(regions: Sequence[EngineCapabilities]) -> EngineCapabilities:
         speaker_labels=all(one.speaker_labels for one in regions),
         vocabularies=all(one.vocabularies for one in regions),
         mute_seconds=min((one.mute_seconds for one in regions if one.mute_seconds), default=None),
+        gather=min(one.gather for one in regions),
     )

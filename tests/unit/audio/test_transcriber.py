@@ -161,6 +161,47 @@ def test_no_stream_is_opened_before_there_is_audio() -> None:
     run(main())
 
 
+GATHERING = TranscriberLimits(gather=SECOND // 5)
+
+
+def test_audio_is_gathered_for_a_stream_that_wants_it_so_and_what_is_left_over_is_not_kept_from_it() -> None:
+    async def main() -> None:
+        session = Session(ScriptedEngine(), limits=GATHERING)
+
+        async def story() -> None:
+            sent = []
+            for _ in range(7):
+                await session.speak(tone(7)[:FRAME])
+                sent.append(session.transcriber.sent)
+            # The first opens the stream, and is sent as soon as it is open.
+            assert [samples * 10 // SECOND for samples in sent] == [1, 1, 3, 3, 5, 5, 7]
+            await session.speak(tone(7)[:FRAME])
+            assert session.transcriber.sent < session.ring.head
+            await asyncio.sleep(2 * GATHERING.tick)
+            assert session.transcriber.sent == session.ring.head
+
+        await during(session, story())
+
+    run(main())
+
+
+@pytest.mark.parametrize("ask", ["flush", "end"])
+def test_what_is_gathered_is_sent_at_once_when_somebody_wants_it_heard(ask: str) -> None:
+    async def main() -> None:
+        session = Session(ScriptedEngine(), limits=GATHERING)
+
+        async def story() -> None:
+            await session.speak(tone(7)[:FRAME] * 2)
+            began = asyncio.get_running_loop().time()
+            await getattr(session.transcriber, ask)()
+            assert session.transcriber.sent == session.ring.head
+            assert asyncio.get_running_loop().time() - began < GATHERING.tick
+
+        await during(session, story())
+
+    run(main())
+
+
 ERRORS = st.sampled_from([Unavailable("x", "died"), Throttled("x", "busy", 0.5), None])
 
 
