@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Final
 
-from app.events.model import FINAL, LIFE, REWOUND, Cursor
+from app.events.model import FINAL, LIFE, REWOUND, START, Cursor, LogEvent
 from app.events.wire import Item, PartialItem, notice_text, rewound_text
 
 WAITING_MAX: Final = 1_000
@@ -49,6 +49,8 @@ class Outbox:
         self.ending: Ending | None = None
         self._armed = live
         self._given = start
+        # What it may have from another connection; and whether the log has lost some of that.
+        self._had, self._had_more = (START if live else start), False
         self._answers: deque[str] = deque(maxlen=ANSWERS_MAX)
         self._queue: deque[Item | str] = deque()
         self._partials: OrderedDict[tuple[str, str], PartialItem] = OrderedDict()
@@ -72,7 +74,10 @@ class Outbox:
 
     def offer(self, item: Item) -> bool:
         """An event of the log, in its order. False: there is no room, and the observer is sent away."""
-        if not self._armed or self.ending is not None or not self._wants(item.event.session_id):
+        if not self._armed or self.ending is not None:
+            return True
+        self._look_back(item.event)
+        if not self._wants(item.event.session_id):
             return True
         self._settle(item)
         if len(self._queue) >= WAITING_MAX:
@@ -160,6 +165,7 @@ class Outbox:
 
     def _texts_of(self, item: Item) -> list[str]:
         event = item.event
+        self._look_back(event)
         if event.cursor <= self.last:
             return []
         self.last = event.cursor
@@ -190,11 +196,24 @@ class Outbox:
             self._mark(event.session_id, event.seq, event.epoch)
         return is_new
 
+    def _look_back(self, event: LogEvent) -> None:
+        # Events follow one another: what lay between ``prev`` and the last one that the observer has is gone.
+        self._had_more |= event.prev < self._had < event.cursor
+
     def _withdraws(self, item: Item) -> str | None:
-        """What to say before a final that takes the place of another's: Redis lost what it had told, and its owner is dead."""
+        """What to say before a final that takes the place of another's: Redis lost what it had told, and its owner is dead.
+
+        Of a session of which this connection has told nothing, an observer who was told what the log lost may have any final.
+        """
         event = item.event
-        known, epoch = self._marks.get(event.session_id, (0, 0))
-        if event.kind != FINAL or event.seq > known or event.epoch <= epoch:
+        if event.kind != FINAL:
+            return None
+        if event.session_id in self._marks:
+            known, epoch = self._marks[event.session_id]
+            replaces = event.seq <= known and event.epoch > epoch
+        else:
+            replaces = self._had_more
+        if not replaces:
             return None
         self._mark(event.session_id, event.seq, event.epoch)
         return rewound_text(event.session_id, event.seq - 1)

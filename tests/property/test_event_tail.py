@@ -34,7 +34,7 @@ class World:
         self.trimmed: set[tuple[str, int]] = set()
         self.joined = False
         self.observers: list[Observer] = []
-        self.expired = False
+        self.expired = self.lossy = False
 
     def append(self, session: str) -> None:
         self.now += 1
@@ -54,7 +54,7 @@ class World:
         if not lost:
             return
         del self.log[len(self.log) - len(lost) :]
-        self.joined = False
+        self.joined, self.lossy = False, True
         self.channel.clear()
         if not behind:
             self.now += 1
@@ -66,7 +66,7 @@ class World:
         """Redis starts again with nothing; owners commit again what the archive has of their sessions."""
         self.log.clear()
         self.channel.clear()
-        self.joined = False
+        self.joined, self.lossy = False, True
         for session, last in self.seqs.items():
             for seq in range(1, last + 1):
                 self.now += 1
@@ -149,6 +149,10 @@ class Observer:
     def note(self, texts: list[str]) -> None:
         for text in texts:
             message = json.loads(text)
+            if message["type"] == "notice":
+                assert message["code"] == "finals_rewound"
+                assert self.world.lossy, "nothing is withdrawn that nobody lost"
+                continue
             last = Cursor.parse(self.this[-1]["cursor"]) if self.this else None
             if last is not None:
                 assert Cursor.parse(message["prev"]) <= last, "a break in prev"

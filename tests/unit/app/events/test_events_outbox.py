@@ -172,6 +172,38 @@ def test_a_withdrawal_is_told_to_those_who_may_have_what_is_withdrawn(rewound: L
     assert ("finals_rewound" in [m.get("code") for m in taken(box)]) is told
 
 
+@pytest.mark.parametrize("live", [False, True], ids=["comes back", "is new"])
+@pytest.mark.parametrize("prev", [3, 5], ids=["the log lost what it was told", "the log has all"])
+def test_who_was_told_what_the_log_lost_is_told_where_each_session_goes_on(prev: int, live: bool) -> None:
+    box = outbox(start=Cursor(5, 0), live=live)
+    events = [
+        life_event(6, prev, session=BESIDE),
+        final_event(7, 6, 4, epoch=2),
+        final_event(8, 7, 5, epoch=2),
+        final_event(9, 8, 2, BESIDE),
+    ]
+    if live:
+        for event in events:
+            box.offer(item(event))
+        told = taken(box)
+    else:
+        told = messages(box.replay([item(event) for event in events], full=False))
+    finals = [("final", HERE, 4), ("final", HERE, 5), ("final", BESIDE, 2)]
+    if prev < 5 and not live:
+        finals.insert(0, ("notice", HERE, 3))
+        finals.insert(3, ("notice", BESIDE, 1))
+    assert [(m["type"], m["sessionId"], m["seq"]) for m in told if "seq" in m] == finals
+
+
+def test_an_observer_of_one_session_notices_what_the_log_lost_by_another_ones_event() -> None:
+    box = outbox(HERE, Cursor(5, 0), live=False)
+    box.arm()
+    box.replay([], full=False)
+    for event in (life_event(6, 3, session=BESIDE), final_event(7, 6, 4, epoch=2)):
+        box.offer(item(event))
+    assert [(m["type"], m["seq"]) for m in taken(box)] == [("notice", 3), ("final", 4)]
+
+
 def test_the_marks_of_sessions_that_spoke_long_ago_are_forgotten() -> None:
     box = outbox()
     for n in range(MARKS_MAX + 5):
