@@ -12,7 +12,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.events.model import FINAL, START, Bounds, Cursor, LogEvent
+from app.events.model import FINAL, REWOUND, START, Bounds, Cursor, LogEvent
 from app.events.outbox import Ending, Outbox
 from app.events.tail import LogExpired, Tail
 from app.events.wire import open_event
@@ -30,6 +30,9 @@ class World:
         self.log: list[LogEvent] = []
         self.channel: list[LogEvent] = []
         self.seqs = dict.fromkeys(SESSIONS, 0)
+        self.owners = dict.fromkeys(SESSIONS, 1)
+        self.archived = dict.fromkeys(SESSIONS, 0)
+        self.stands: dict[tuple[str, int], int] = {}
         self.tail = Tail()
         self.trimmed: set[tuple[str, int]] = set()
         self.joined = False
@@ -42,14 +45,20 @@ class World:
         self.put(session, self.seqs[session])
 
     def put(self, session: str, seq: int) -> None:
+        epoch = self.stands.setdefault((session, seq), self.owners[session])
+        self._add(session, FINAL, seq, epoch, msgspec.json.encode(committed(seq, epoch, f"{seq} by {epoch}")))
+
+    def _add(self, session: str, kind: str, seq: int, epoch: int, body: bytes = b"") -> None:
         prev = self.log[-1].cursor if self.log else START
-        body = msgspec.json.encode(committed(seq))
-        event = LogEvent(Cursor(self.now, 0), prev, session, FINAL, seq, 1, body)
+        event = LogEvent(Cursor(self.now, 0), prev, session, kind, seq, epoch, body)
         self.log.append(event)
         self.channel.append(event)
 
-    def lose_end(self, count: int, *, behind: bool) -> None:
-        """A failover: the newest entries are gone, the owners commit them again; the clock may be behind for a moment."""
+    def lose_end(self, count: int, *, behind: bool = False, dead: bool = False) -> None:
+        """A failover: the newest entries are gone, the owners commit them again; the clock may be behind for a moment.
+
+        ``dead``: the owners of these sessions are gone as well, and others commit finals of their own in their place.
+        """
         lost = self.log[len(self.log) - min(count, max(0, len(self.log) - 1)) :]
         if not lost:
             return
@@ -58,16 +67,41 @@ class World:
         self.channel.clear()
         if not behind:
             self.now += 1
+        if dead:
+            for session in dict.fromkeys(event.session_id for event in lost):
+                left = [event for event in self.log if event.session_id == session]
+                told = max((event.seq for event in left if event.kind == FINAL), default=0)
+                self.heir(session, told, told=told if left else None)
+            return
         for event in lost:
             self.now += 1
-            self.put(event.session_id, event.seq)
+            self._add(event.session_id, event.kind, event.seq, event.epoch, event.body)
 
-    def empty(self) -> None:
-        """Redis starts again with nothing; owners commit again what the archive has of their sessions."""
+    def heir(self, session: str, base: int, *, told: int | None) -> None:
+        """A new owner, of whose predecessors the archive has finals up to ``base`` and the log those up to ``told``; None: it knows no owner."""
+        self.owners[session] += 1
+        self.archived[session] = base = max(base, self.archived[session])
+        for seq in range(base + 1, self.seqs[session] + 1):
+            del self.stands[session, seq]
+        if told is None:
+            self.now += 1
+            self._add(session, REWOUND, base, self.owners[session])
+        for seq in range((told or 0) + 1, self.seqs[session] + 1):
+            self.now += 1
+            self.put(session, seq)
+
+    def empty(self, kept: int | None = None) -> None:
+        """Redis starts again with nothing; owners commit again what the archive has of their sessions.
+
+        ``kept``: new owners, for the old ones died, and so many of each session's finals were in the archive.
+        """
         self.log.clear()
         self.channel.clear()
         self.joined, self.lossy = False, True
         for session, last in self.seqs.items():
+            if kept is not None:
+                self.heir(session, min(kept, last), told=None)
+                continue
             for seq in range(1, last + 1):
                 self.now += 1
                 self.put(session, seq)
@@ -119,17 +153,23 @@ class World:
 
 
 class Observer:
-    """Comes back with its cursor, and knows a final by its session and ``seq``."""
+    """Comes back with its cursor, and knows a final by its session and ``seq``.
+
+    When its cursor is expired it comes back to the beginning, and what it is told from there on replaces what it has.
+    """
 
     def __init__(self, world: World, session: str | None) -> None:
         self.world, self.session = world, session
         self.got: list[dict[str, Any]] = []
+        self.shows: dict[tuple[str, int], str] = {}
         self.cursor = START
         self.enter(world, START)
 
     def enter(self, world: World, after: Cursor) -> None:
         self.outbox = Outbox(self.session, after, live=False, wake=lambda: None)
         self.this: list[dict[str, Any]] = []
+        self.told: Cursor | None = None
+        self.anew = after == START
         if not world.bounds().holds(after):
             self.outbox.end(Ending.EXPIRED)
 
@@ -149,16 +189,25 @@ class Observer:
     def note(self, texts: list[str]) -> None:
         for text in texts:
             message = json.loads(text)
-            if message["type"] == "notice":
+            if "cursor" in message:
+                assert self.told is None or Cursor.parse(message["prev"]) <= self.told, "a break in prev"
+                self.told = self.cursor = Cursor.parse(message["cursor"])
+            if message["type"] == "final":
+                if self.anew and all(m["sessionId"] != message["sessionId"] for m in self.this):
+                    self.withdraw(message["sessionId"], message["seq"] - 1)
+                self.this.append(message)
+                self.got.append(message)
+                self.shows.setdefault((message["sessionId"], message["seq"]), message["text"])
+            else:
                 assert message["code"] == "finals_rewound"
                 assert self.world.lossy, "nothing is withdrawn that nobody lost"
-                continue
-            last = Cursor.parse(self.this[-1]["cursor"]) if self.this else None
-            if last is not None:
-                assert Cursor.parse(message["prev"]) <= last, "a break in prev"
-            self.this.append(message)
-            self.got.append(message)
-            self.cursor = Cursor.parse(message["cursor"])
+                self.withdraw(message["sessionId"], message["seq"])
+
+    def withdraw(self, session: str, stands: int) -> None:
+        self.shows = {
+            (of, seq): text for (of, seq), text in self.shows.items() if of != session or seq <= stands
+        }
+        self.this = [m for m in self.this if m["sessionId"] != session or m["seq"] <= stands]
 
 
 def check_order(observer: Observer) -> None:
@@ -184,6 +233,16 @@ STEPS = st.lists(
 FAULTS = st.lists(
     st.tuples(st.sampled_from(["lose", "lose_behind", "empty"]), st.integers(1, 4), st.integers(0, 79)),
     max_size=3,
+)
+
+
+DEATHS = st.lists(
+    st.tuples(
+        st.sampled_from(["lose", "lose_behind", "lose_dead", "empty", "empty_dead"]),
+        st.integers(1, 4),
+        st.integers(0, 79),
+    ),
+    max_size=4,
 )
 
 
@@ -213,6 +272,8 @@ def step(world: World, observers: list[Observer], what: str, n: int) -> None:  #
             world.join()
         case "again":
             observer.enter(world, observer.cursor)
+        case "anew" if observer.outbox.ending is Ending.EXPIRED:
+            observer.enter(world, START)
         case "trim" if len(world.log) > n + 1:
             world.trimmed |= {(event.session_id, event.seq) for event in world.log[:n]}
             del world.log[:n]
@@ -220,8 +281,12 @@ def step(world: World, observers: list[Observer], what: str, n: int) -> None:  #
             world.lose_end(n, behind=False)
         case "lose_behind":
             world.lose_end(n, behind=True)
+        case "lose_dead":
+            world.lose_end(n, dead=True)
         case "empty":
             world.empty()
+        case "empty_dead":
+            world.empty(kept=n)
 
 
 def settle(world: World, observers: list[Observer]) -> None:
@@ -285,3 +350,25 @@ def test_finals_that_a_failover_lost_and_owners_commit_again_come_once_to_who_st
         check_order(observer)
         if observer.outbox.ending is None:
             check_whole(world, observer, {(event.session_id, event.seq) for event in world.log})
+
+
+@settings(max_examples=500)
+@given(STEPS, DEATHS)
+def test_whoever_dies_with_what_redis_lost_an_observer_that_comes_back_shows_what_stands(
+    steps: list[tuple[str, int]], deaths: list[tuple[str, int, int]]
+) -> None:
+    steps = [("anew" if what == "trim" else what, n) for what, n in steps]
+    for what, n, at in deaths:
+        steps.insert(min(at, len(steps)), (what, n))
+    world, observers = play(steps)
+    for observer in observers:
+        if observer.outbox.ending is Ending.EXPIRED:
+            observer.enter(world, START)
+    settle(world, observers)
+    for observer in observers:
+        stands = {
+            (session, seq): f"{seq} by {epoch}"
+            for (session, seq), epoch in world.stands.items()
+            if observer.session in (None, session)
+        }
+        assert observer.shows == stands
