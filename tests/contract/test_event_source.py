@@ -127,9 +127,9 @@ async def test_each_clinics_follower_hears_what_its_log_takes_and_nothing_else(s
         await side.log.announce(ref, 3, 4, "task")
         await side.log.commit(ref, 3, [committed(5, 3), committed(6, 3)])
     for clinic, follower in followers.items():
-        await follower.until(lambda calls: len(calls) >= 4)
+        await follower.until(lambda calls: len(calls) >= 5)
         assert [(e.kind, e.seq, e.epoch) for e in follower.events] == [
-            ("session.live", 0, 0), ("final", 5, 3), ("final", 6, 3),
+            ("session.live", 0, 0), ("rewound", 4, 3), ("final", 5, 3), ("final", 6, 3),
         ]  # fmt: skip
         assert follower.events[0].body == b'{"clinic":"' + clinic.encode() + b'"}'
         assert await side.source.after(clinic, START, 10) == follower.events
