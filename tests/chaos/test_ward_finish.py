@@ -18,10 +18,7 @@ from tests.chaos.ward.speaker import Speaker
 from tests.chaos.ward.ward import Task, Ward, opened
 from tests.support.s3_proxy import Fault, Request, S3Proxy, proxied
 
-STEPS = 10
-"""Enough to come to the deletes, with which a session that spoke for some seconds ends."""
-
-KINDS = {
+STEPS = (
     "PUT segments",
     "DELETE audio",
     "DELETE transcript",
@@ -29,8 +26,8 @@ KINDS = {
     "PUT transcript",
     "PUT manifest",
     "DELETE segments",
-}
-"""After each of these a task must have died."""
+)
+"""The kinds of writes that a session's end consists of. Audio and transcript are written side by side."""
 
 _KIND = re.compile(r"[/.?-]")
 WRITES = {"PUT", "POST", "DELETE"}
@@ -38,29 +35,23 @@ DONE = 30.0
 
 
 class Step:
-    """A proxy's rule: of the writes to a session the ``number``-th is carried out, and neither it nor a later one answered."""
+    """A proxy's rule: of the writes to a session the first of a kind is carried out, and neither it nor a later one answered."""
 
-    def __init__(self, session: str, number: int) -> None:
-        self._session, self._number = f"/{session}/", number
+    def __init__(self, session: str, kind: str) -> None:
+        self._session, self._kind = f"/{session}/", kind
         self._never = asyncio.Event()
         self.came = asyncio.Event()
-        self.writes: list[str] = []
-
-    @property
-    def last(self) -> str:
-        """What kind of write was the last to be carried out."""
-        return self.writes[: self._number][-1]
 
     def __call__(self, request: Request) -> Fault | None:
         if request.method not in WRITES or self._session not in request.target:
             return None
         name = request.target.partition(self._session)[2]
-        self.writes.append(f"{request.method} {_KIND.split(name)[0]}")
-        if len(self.writes) < self._number:
+        if self.came.is_set():
+            return Fault(gate=self._never)
+        if f"{request.method} {_KIND.split(name)[0]}" != self._kind:
             return None
-        held = len(self.writes) > self._number
         self.came.set()
-        return Fault(gate=self._never) if held else Fault(answer_gate=self._never)
+        return Fault(answer_gate=self._never)
 
 
 @pytest.mark.needs("haproxy", "redis-server")
@@ -76,31 +67,28 @@ async def killed_between_each_two_steps(folder: Path) -> None:
         Crowd(ward, voice(), random) as crowd,
         proxied(ward.archive.server.url) as proxy,
     ):
-        speakers = await crowd.open(STEPS)
+        speakers = await crowd.open(len(STEPS))
         await crowd.changed(lambda: all(speaker.durable and speaker.finals for speaker in speakers))
-        steps = []
-        for number, speaker in enumerate(speakers, 1):
-            steps.append(await die_at(ward, crowd, speaker, Step(speaker.session, number), proxy))
-        print("\n" + "\n".join(f"{step.last}, of {len(step.writes)}" for step in steps))
-        assert {step.last for step in steps} >= KINDS
+        for kind, speaker in zip(STEPS, speakers, strict=True):
+            await die_at(ward, crowd, speaker, Step(speaker.session, kind), proxy)
         await crowd.end(speakers)
         wrong = await verdict(ward, crowd, speakers)
         assert wrong == [], "\n".join([*wrong, str(ward.folder), *ward.told])
 
 
-async def die_at(ward: Ward, crowd: Crowd, speaker: Speaker, step: Step, proxy: S3Proxy) -> Step:
-    """Have somebody stop, and kill the task at this step, or when it is through; another takes its place."""
+async def die_at(ward: Ward, crowd: Crowd, speaker: Speaker, step: Step, proxy: S3Proxy) -> None:
+    """Have somebody stop, and kill the task at this step; another takes its place."""
     await crowd.connected([speaker])
     victim = ward.tasks[speaker.task]
     await through(victim, proxy)
     proxy.rule = step
     speaker.stop()
-    await crowd.changed(lambda: step.came.is_set() or speaker.completed is not None, DONE)
+    async with asyncio.timeout(DONE):
+        await step.came.wait()
     await ward.kill(victim)
     await ward.start()
     await ward.forget(victim)
     await crowd.connected(crowd.speakers)
-    return step
 
 
 async def through(task: Task, proxy: S3Proxy) -> None:
