@@ -25,8 +25,10 @@ from tests.chaos.ward.voice import RATE, Final
 from tests.support.s3_archive import REGION
 from tests.support.s3_served import ArchiveInS3
 
-SWEPT_SECONDS = 20.0
-"""Within so long whatever is no longer needed is gone."""
+SWEPT_SECONDS = 30.0
+"""Within so long whatever is no longer needed is gone, and the list is right: a task that has just begun looks at the others every
+eighth of its resume window, 7.5 s in the ward, and does not rely on one any more that it saw stand still for a quarter.
+"""
 
 THREADS = 4
 WORDS = ("id", "start", "end", "text")
