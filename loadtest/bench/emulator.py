@@ -1,4 +1,4 @@
-"""What a stream costs the emulator: ``python -m loadtest.bench.emulator [--wire http2] [--streams 200] [--together]``.
+"""What a stream costs the emulator: ``python -m loadtest.bench.emulator [--wire http2] [--streams 200] [--chunk-ms 100] [--together]``.
 
 Further options are the emulator's own.
 
@@ -28,14 +28,13 @@ from typing import Final, Protocol
 import soundfile
 import uvloop
 
+from audio.pcm import SAMPLE_BYTES, SAMPLE_RATE
 from loadtest.bench.emulator_client import Http2Client, WebSocketClient
 from loadtest.emulator.chunks import AUDIO_HEADERS
 from loadtest.emulator.eventstream import encode_headers, frame
 
 SAMPLE: Final = Path(__file__).parents[2] / "tests" / "data" / "consultation.wav"
-CHUNK_SECONDS: Final = 0.1
-CHUNK_BYTES: Final = 3200
-BYTES_PER_SECOND: Final = 32_000
+BYTES_PER_SECOND: Final = SAMPLE_RATE * SAMPLE_BYTES
 WIRES: Final = ("websocket", "http2")
 OPEN_PER_SECOND: Final = 50
 SETTLE_SECONDS: Final = 2.0
@@ -55,26 +54,27 @@ class Client(Protocol):
 
 @dataclass(slots=True)
 class Load:
-    """The streams that are open, and the sample cut into messages."""
+    """The streams that are open, and the sample cut into messages of ``chunk`` seconds."""
 
     messages: list[bytes]
+    chunk: float
     clients: list[Client] = field(default_factory=list)
     together: bool = False
     late: float = 0.0
 
     async def speak(self) -> None:
-        """Send a chunk for each client every 100 ms, evenly spread or all together, until cancelled."""
+        """Send a chunk for each client whenever it is time, evenly spread or all together, until cancelled."""
         begin, count = time.perf_counter(), 0
         while True:
             for place, client in enumerate([*self.clients]):
-                at = begin + (count + (0 if self.together else place / len(self.clients))) * CHUNK_SECONDS
+                at = begin + (count + (0 if self.together else place / len(self.clients))) * self.chunk
                 wait = at - time.perf_counter()
                 if wait > 0.001:
                     await asyncio.sleep(wait)
                 self.late = max(self.late, -wait)
                 client.send(self.messages[(count + place * 37) % len(self.messages)])
             count += 1
-            await asyncio.sleep(max(0.0, begin + count * CHUNK_SECONDS - time.perf_counter()))
+            await asyncio.sleep(max(0.0, begin + count * self.chunk - time.perf_counter()))
 
 
 @contextlib.asynccontextmanager
@@ -106,12 +106,12 @@ def counters(port: int) -> dict[str, float]:
     return found
 
 
-def messages() -> list[bytes]:
-    """The sample as audio messages of 100 ms."""
+def messages(chunk: float) -> list[bytes]:
+    """The sample as audio messages of so many seconds."""
     samples, _ = soundfile.read(SAMPLE, dtype="int16")
     pcm, block = samples.tobytes(), encode_headers(AUDIO_HEADERS)
-    whole = len(pcm) // CHUNK_BYTES * CHUNK_BYTES
-    return [frame(block, pcm[at : at + CHUNK_BYTES]) for at in range(0, whole, CHUNK_BYTES)]
+    size = round(chunk * SAMPLE_RATE) * SAMPLE_BYTES
+    return [frame(block, pcm[at : at + size]) for at in range(0, len(pcm) - size + 1, size)]
 
 
 async def measure(wire: str, streams: int, windows: int, seconds: float, load: Load, *more: str) -> None:
@@ -162,10 +162,12 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--windows", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=3.0, help="of a window")
+    parser.add_argument("--chunk-ms", type=int, default=100, help="of audio in a message, 50 to 200")
     parser.add_argument("--together", action="store_true", help="send for all streams at the same moment")
     given, more = parser.parse_known_args()
     for wire in given.wire or WIRES:
-        load = Load(messages(), together=given.together)
+        chunk = given.chunk_ms / 1000
+        load = Load(messages(chunk), chunk, together=given.together)
         uvloop.run(measure(wire, given.streams, given.windows, given.seconds, load, *more))
 
 
