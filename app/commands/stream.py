@@ -23,7 +23,7 @@ from app.client.outbox import chunks
 from app.client.rest import RestClient
 from app.client.session import SpeakerClient, StreamOptions
 from app.commands import Subparsers
-from app.config import ConfigError, from_environment
+from app.config import ConfigError, Settings, from_environment
 from app.protocol.messages import (
     Completed,
     Draining,
@@ -59,7 +59,7 @@ def add_arguments(subparsers: Subparsers) -> None:
         "Ctrl-C ends the session in order, a second one leaves it to be resumed or finished by the server.",
     )
     parser.add_argument("file", type=Path, metavar="FILE", help="WAV, FLAC or another file libsndfile reads")
-    parser.add_argument("--url", default="http://127.0.0.1:8080", help="the server; default: %(default)s")
+    parser.add_argument("--url", help="the server; default: where one with these settings serves")
     parser.add_argument("--language", default="en-US", metavar="TAG", help="default: %(default)s")
     speed = parser.add_mutually_exclusive_group()
     speed.add_argument("--realtime", action="store_true", help="as fast as it was spoken (the default)")
@@ -78,8 +78,11 @@ def run(args: argparse.Namespace) -> int:
     """
     try:
         pcm = read_audio(args.file)
-        token = args.token or _own_token(args.clinic)
-        return asyncio.run(_stream(args, pcm, token))
+        url, token = args.url, args.token
+        if url is None or token is None:
+            settings = from_environment()
+            url, token = url or settings.public_url, token or _own_token(settings, args.clinic)
+        return asyncio.run(_stream(args, pcm, url, token))
     except (ConfigError, CodecError, RegistryUnavailable) as error:
         print(error, file=sys.stderr)
     except OSError as error:
@@ -138,14 +141,14 @@ class Printer:
         self._out.flush()
 
 
-async def _stream(args: argparse.Namespace, pcm: bytes, token: str) -> int:
+async def _stream(args: argparse.Namespace, pcm: bytes, url: str, token: str) -> int:
     show = _json_line if args.json else _printer().show
     options = StreamOptions(frame_bytes=args.frame_bytes, realtime=not args.fast)
     loop = asyncio.get_running_loop()
     this = asyncio.current_task()
     assert this is not None
     loop.add_signal_handler(signal.SIGINT, this.cancel)
-    async with RestClient(args.url, token) as rest:
+    async with RestClient(url, token) as rest:
         created = await rest.create(CreateSession(language=args.language, title=args.file.stem[:200]))
         print(f"session {created.session_id} of {created.clinic_id}", file=sys.stderr)
         client = SpeakerClient(rest, created, chunks(pcm), options, show, random=SystemRandom())
@@ -173,9 +176,8 @@ def _summary(completed: Completed, client: SpeakerClient) -> int:
     return 0
 
 
-def _own_token(clinic_id: ClinicId) -> str:
+def _own_token(settings: Settings, clinic_id: ClinicId) -> str:
     """A token of the development issuer of this data folder; the clinic is registered if it is not."""
-    settings = from_environment()
     issuer = development_issuer(settings)
     asyncio.run(clinic_registry(settings).add(Clinic(clinic_id)))
     scopes = (Scope.WRITE, Scope.READ)
