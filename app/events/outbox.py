@@ -76,8 +76,8 @@ class Outbox:
         """An event of the log, in its order. False: there is no room, and the observer is sent away."""
         if not self._armed or self.ending is not None:
             return True
-        self._look_back(item.event)
         if not self._wants(item.event.session_id):
+            self._look_back(item.event)
             return True
         self._settle(item)
         if len(self._queue) >= WAITING_MAX:

@@ -459,14 +459,24 @@ async def test_a_cursor_that_the_log_no_longer_reaches_back_to_is_expired(
         assert (await observer.next(), observer.ending) == ([], Ending.EXPIRED)
 
 
-async def test_a_cursor_is_expired_by_a_redis_that_was_emptied_but_not_the_beginning(
-    hub: Hub, client: Redis, log: RedisEventLog
-) -> None:
+async def who_watched_before_redis_was_emptied(
+    hub: Hub, client: Redis, log: RedisEventLog, count: int
+) -> Watcher:
+    """Somebody who has so many finals of one session, of which the log knows nothing any more."""
     writer, watcher = Writer(log, SESSIONS[:1]), Watcher(hub)
     await writer.announce()
     watcher.cursor = START
-    await asyncio.gather(watcher.watch(lambda w: len(w.finals(HERE)) >= 3), writer.say(3))
+    await asyncio.gather(watcher.watch(lambda w: len(w.finals(HERE)) >= count), writer.say(count))
+    # Cursors are the log's milliseconds: in this one a new log might begin with the old one's last.
+    await asyncio.sleep(0.002)
     await client.flushall()
+    return watcher
+
+
+async def test_a_cursor_is_expired_by_a_redis_that_was_emptied_but_not_the_beginning(
+    hub: Hub, client: Redis, log: RedisEventLog
+) -> None:
+    watcher = await who_watched_before_redis_was_emptied(hub, client, log, 3)
     for expected in (Ending.EXPIRED, Ending.EXPIRED):
         async with hub.observing(NORTH, None, watcher.cursor) as observer:
             assert (await observer.next(), observer.ending) == ([], expected)
@@ -479,13 +489,7 @@ async def test_a_cursor_is_expired_by_a_redis_that_was_emptied_but_not_the_begin
 async def test_who_comes_back_to_an_emptied_log_hears_what_a_new_owner_withdrew(
     hub: Hub, client: Redis, log: RedisEventLog
 ) -> None:
-    writer, watcher = Writer(log, SESSIONS[:1]), Watcher(hub)
-    await writer.announce()
-    watcher.cursor = START
-    await asyncio.gather(watcher.watch(lambda w: len(w.finals(HERE)) >= 5), writer.say(5))
-    # Cursors are the log's milliseconds: in this one a new log might begin with the old one's last.
-    await asyncio.sleep(0.002)
-    await client.flushall()
+    watcher = await who_watched_before_redis_was_emptied(hub, client, log, 5)
     # The archive had three of them when their owner died.
     await log.announce(SESSIONS[0], 2, 3, "another")
     await log.commit(SESSIONS[0], 2, [committed(4, 2, "neck"), committed(5, 2, "back")])

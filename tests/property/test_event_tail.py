@@ -230,20 +230,21 @@ STEPS = st.lists(
     ),
     max_size=80,
 )
-FAULTS = st.lists(
-    st.tuples(st.sampled_from(["lose", "lose_behind", "empty"]), st.integers(1, 4), st.integers(0, 79)),
-    max_size=3,
-)
+Steps = list[tuple[str, int]]
+Strikes = list[tuple[str, int, int]]
 
 
-DEATHS = st.lists(
-    st.tuples(
-        st.sampled_from(["lose", "lose_behind", "lose_dead", "empty", "empty_dead"]),
-        st.integers(1, 4),
-        st.integers(0, 79),
-    ),
-    max_size=4,
-)
+def strikes(*kinds: str, most: int) -> st.SearchStrategy[Strikes]:
+    """What strikes, how hard, and after how many steps."""
+    return st.lists(st.tuples(st.sampled_from(kinds), st.integers(1, 4), st.integers(0, 79)), max_size=most)
+
+
+def struck(steps: Steps, by: Strikes) -> Steps:
+    """The steps, with what strikes among them."""
+    steps = [*steps]
+    for what, n, at in by:
+        steps.insert(min(at, len(steps)), (what, n))
+    return steps
 
 
 def step(world: World, observers: list[Observer], what: str, n: int) -> None:  # noqa: PLR0912
@@ -339,13 +340,11 @@ def check_whole(world: World, observer: Observer, events: set[tuple[str, int]]) 
 
 
 @settings(max_examples=1500)
-@given(STEPS, FAULTS)
+@given(STEPS, strikes("lose", "lose_behind", "empty", most=3))
 def test_finals_that_a_failover_lost_and_owners_commit_again_come_once_to_who_stayed(
-    steps: list[tuple[str, int]], faults: list[tuple[str, int, int]]
+    steps: Steps, faults: Strikes
 ) -> None:
-    for what, n, at in faults:
-        steps.insert(min(at, len(steps)), (what, n))
-    world, observers = play(steps)
+    world, observers = play(struck(steps, faults))
     for observer in observers:
         check_order(observer)
         if observer.outbox.ending is None:
@@ -353,14 +352,12 @@ def test_finals_that_a_failover_lost_and_owners_commit_again_come_once_to_who_st
 
 
 @settings(max_examples=500)
-@given(STEPS, DEATHS)
+@given(STEPS, strikes("lose", "lose_behind", "lose_dead", "empty", "empty_dead", most=4))
 def test_whoever_dies_with_what_redis_lost_an_observer_that_comes_back_shows_what_stands(
-    steps: list[tuple[str, int]], deaths: list[tuple[str, int, int]]
+    steps: Steps, deaths: Strikes
 ) -> None:
     steps = [("anew" if what == "trim" else what, n) for what, n in steps]
-    for what, n, at in deaths:
-        steps.insert(min(at, len(steps)), (what, n))
-    world, observers = play(steps)
+    world, observers = play(struck(steps, deaths))
     for observer in observers:
         if observer.outbox.ending is Ending.EXPIRED:
             observer.enter(world, START)
